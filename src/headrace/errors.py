@@ -1,0 +1,82 @@
+"""Every exception that Headrace raises, in one hierarchy.
+
+Callers of any room catch `HeadraceError` and nothing else; each class below says when it is raised and, where the command
+line ends because of it, with which exit code. The three control-flow exceptions at the end are not failures: a handler
+raises them to say how its delivery is to be settled.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HeadraceError(Exception):
+    """The root of everything Headrace raises."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidEvent(HeadraceError, ValueError):
+    """Bytes, headers or values that are no CloudEvent, or data that is not what the handler asked for."""
+
+
+class InvalidFilter(HeadraceError, ValueError):
+    """A filter or CESQL expression that cannot be compiled; raised when the app starts, never per event."""
+
+
+class ConfigurationError(HeadraceError):
+    """The app, its environment or its arguments contradict each other. The command line ends with code 2."""
+
+    exit_code = 2
+
+
+class ConnectionFailed(HeadraceError):
+    """A broker, store or API server could not be reached or refused the credentials. The command line ends with code 4."""
+
+    exit_code = 4
+
+
+class RefusedError(HeadraceError):
+    """Headrace declined to do something that would lose or repeat work. The command line ends with code 5."""
+
+    exit_code = 5
+
+
+class Reject(HeadraceError):
+    """Raised by a handler: this event can never be handled, dead-letter it now.
+
+    Args:
+        reason: why, in words; stored with the dead letter.
+    """
+
+    def __init__(self, reason: str = "rejected by the handler") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class RetryAfter(HeadraceError):
+    """Raised by a handler: try this event again, not before a delay.
+
+    Args:
+        seconds: the delay in seconds, zero or more.
+        reason: why, in words; stored with the attempt.
+    """
+
+    def __init__(self, seconds: float, reason: str = "the handler asked for a retry") -> None:
+        if not seconds >= 0:
+            raise ValueError(f"RetryAfter needs a delay of zero or more seconds, not {seconds!r}")
+        super().__init__(f"{reason} (after {seconds} s)")
+        self.seconds = seconds
+        self.reason = reason
+
+
+class Drop(HeadraceError):
+    """Raised by a handler: forget this event; it is acknowledged and counted, nothing is stored.
+
+    Args:
+        reason: why, in words; a label of the log line.
+    """
+
+    def __init__(self, reason: str = "dropped by the handler") -> None:
+        super().__init__(reason)
+        self.reason = reason
