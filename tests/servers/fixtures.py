@@ -1,0 +1,1 @@
+"""Fixtures that hand a running server to a test."""
