@@ -80,3 +80,23 @@ class Drop(HeadraceError):
     def __init__(self, reason: str = "dropped by the handler") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class StoreUnavailable(HeadraceError):
+    """A store did not answer, is full, or lost its connection. The engine waits and repeats; nothing runs unprotected."""
+
+
+class PublishFailed(HeadraceError):
+    """An event was not confirmed by its sink.
+
+    Args:
+        message: what happened, where, and what to do.
+        transient: an outage that waiting may mend; the engine repeats the publish. Otherwise (too large, refused, no such
+            destination) the delivery that it came from is dead-lettered.
+        retry_after: seconds that the destination asked to wait, if it did.
+    """
+
+    def __init__(self, message: str, *, transient: bool, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.retry_after = retry_after

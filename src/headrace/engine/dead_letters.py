@@ -1,0 +1,120 @@
+"""Dead letters: events that could not be handled, kept with their history until they are replayed or dropped.
+
+A letter's id is deterministic, so that storing it twice (a crash between store and settle) makes one letter. Its states:
+dead → replaying → replayed | dropped; a replay that fails again is a new letter with the next replay number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
+
+from headrace.engine.ledger import AttemptError
+from headrace.errors import InvalidEvent
+from headrace.event import Event
+
+__all__ = ["DeadLetter", "DeadLetterStore", "Revision", "Stored", "letter_id"]
+
+#: Opaque to callers; a store's compare-and-set compares it.
+Revision = int | str
+
+
+class Action(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a letter's audit: when (seconds since the epoch), what was done, by whom, why."""
+
+    at: float
+    action: str
+    by: str = ""
+    reason: str = ""
+
+
+class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The original event, byte for byte, and an envelope.
+
+    Times are seconds since the epoch. ``headers`` and ``body`` are what arrived. ``reason`` is one sentence; ``exception`` the
+    type's name; ``traceback`` is cut to 16 KiB. ``origin`` says where it came from (stream and sequence, topic, partition
+    and offset, resource …). ``key`` is the lane's key. ``replay`` counts the replays before this letter; ``replay_of`` is
+    the id of the letter whose replay failed. ``edited`` holds the replacement's headers and body after an edit.
+    """
+
+    id: str
+    app: str
+    handler: str
+    source: str
+    event_source: str
+    event_id: str
+    event_type: str
+    headers: list[tuple[str, bytes]]
+    body: bytes | None
+    reason: str
+    exception: str
+    message: str
+    traceback: str
+    attempts: int
+    first_seen: float
+    last_seen: float
+    errors: list[AttemptError] = []
+    origin: dict[str, str | int | float] = {}
+    subject: str | None = None
+    key: str | None = None
+    channel: str | None = None
+    state: str = "dead"
+    replay: int = 0
+    replay_of: str | None = None
+    edited: tuple[list[tuple[str, bytes]], bytes | None] | None = None
+    audit: list[Action] = []
+
+    @property
+    def event(self) -> Event | None:
+        """The original as an event, or ``None`` where it is none (it could not be decoded, or was a plain message)."""
+        from headrace.cloudevents import nats  # its reader knows binary and structured mode both
+
+        headers: list[tuple[Any, Any]] = [(name, value) for name, value in self.headers]
+        try:
+            return nats.decode(headers, self.body or b"", tolerant=True)[0]
+        except InvalidEvent:
+            return None
+
+
+def letter_id(app: str, handler: str, event_source: str, event_id: str, replay: int) -> str:
+    """The id of the letter for this event of this handler after so many replays: 24 hexadecimal digits."""
+    parts = "\0".join((app, handler, event_source, event_id, str(replay)))
+    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+class Stored(NamedTuple):
+    """A letter as it lies in the store, with the revision that an update must name."""
+
+    letter: DeadLetter
+    revision: Revision
+
+
+@runtime_checkable
+class DeadLetterStore(Protocol):
+    """Where dead letters are kept: durable, one value a letter, compare-and-set."""
+
+    async def open(self) -> None: ...
+
+    async def put(self, letters: Sequence[DeadLetter]) -> Sequence[Exception | None]:
+        """Store each; returns after all are confirmed. An id that exists already is left as it is. A result per letter:
+        ``None``, or why this one could not be stored. Raises `StoreUnavailable` in an outage."""
+        ...
+
+    async def get(self, id: str) -> Stored | None: ...
+
+    def scan(self, app: str, *, handler: str | None = None) -> AsyncIterator[Stored]:
+        """Every letter of the app (and handler), oldest first."""
+        ...
+
+    async def update(self, letter: DeadLetter, revision: Revision) -> bool:
+        """Replace the letter if it still has that revision; ``False`` where somebody was faster."""
+        ...
+
+    async def counts(self, app: str) -> dict[str, tuple[int, float]]:
+        """For each handler with letters in state ``dead``: how many, and when the oldest was stored."""
+        ...
+
+    async def close(self) -> None: ...
