@@ -20,6 +20,10 @@ class InvalidEvent(HeadraceError, ValueError):
     """Bytes, headers or values that are no CloudEvent, or data that is not what the handler asked for."""
 
 
+class UnsupportedFormat(InvalidEvent):
+    """A structured event in an event format that is not read, such as Avro; over HTTP the answer is 415."""
+
+
 class InvalidFilter(HeadraceError, ValueError):
     """A filter or CESQL expression that cannot be compiled; raised when the app starts, never per event."""
 

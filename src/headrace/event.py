@@ -1,0 +1,395 @@
+"""The event: an immutable CloudEvents 1.0 event, context attributes and data.
+
+It is the hottest object of the program, so it is slotted, holds attributes as they arrived, and does nothing before it is
+asked: data is decoded, time is parsed and canonical strings are made on first use. The constructor checks everything;
+`Event._trusted` checks nothing and is for decoders that already have.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final, TypeVar, cast
+from uuid import uuid4
+
+from headrace.cloudevents.data import (
+    BODY,
+    BYTES,
+    JSON,
+    PENDING,
+    Form,
+    decode_data,
+    decode_json,
+    decoder,
+    encode_data,
+    form_of,
+    sorted_json,
+)
+from headrace.cloudevents.media import media
+from headrace.cloudevents.types import (
+    Attribute,
+    canonical,
+    check_name,
+    check_required,
+    check_value,
+    format_time,
+    parse_time,
+)
+from headrace.errors import InvalidEvent
+
+T = TypeVar("T")
+
+_new = object.__new__
+_KEEP: Final[Any] = object()
+
+
+class Event:
+    """One CloudEvent.
+
+    Args:
+        type: what happened, such as `order.created`.
+        source: where it happened, a URI-reference.
+        data: bytes stay as they are; anything else is encoded when it is needed, as JSON unless `datacontenttype` says
+            otherwise. None is an event without data (JSON's null is `b"null"` with a JSON content type).
+        id: unique within the source; a random UUID when not given. Nothing else is invented.
+        time: an aware datetime, or RFC 3339 text, which is kept as it is written.
+        subject: what the event is about within the source.
+        datacontenttype: the media type of data.
+        dataschema: an absolute URI.
+        extensions: further attributes; None leaves one out.
+
+    Raises:
+        InvalidEvent: an attribute that the specification does not allow.
+    """
+
+    __slots__ = ("_attributes", "_data", "_form", "_made_id", "_raw")
+
+    _attributes: dict[str, Any]
+    _raw: Any
+    _data: Any
+    _form: Form
+    _made_id: bool
+
+    def __init__(
+        self,
+        type: str,
+        source: str,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        time: datetime | str | None = None,
+        subject: str | None = None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
+        specversion: str = "1.0",
+        **extensions: Attribute | None,
+    ) -> None:
+        attributes: dict[str, Any] = {
+            "specversion": specversion,
+            "id": str(uuid4()) if id is None else id,
+            "source": source,
+            "type": type,
+        }
+        if subject is not None:
+            attributes["subject"] = subject
+        if time is not None:
+            attributes["time"] = _time_text(time)
+        if datacontenttype is not None:
+            attributes["datacontenttype"] = datacontenttype
+        if dataschema is not None:
+            attributes["dataschema"] = dataschema
+        for name, value in attributes.items():
+            check_value(name, value)
+        for name, extension in extensions.items():
+            if extension is not None:
+                check_name(name)
+                check_value(name, extension)
+                attributes[name] = extension
+        self._attributes = attributes
+        self._made_id = id is None
+        self._set_data(data)
+
+    def _set_data(self, data: Any) -> None:
+        if data is None:
+            self._raw, self._data, self._form = None, None, BODY
+        elif isinstance(data, (bytes, bytearray, memoryview)):
+            self._raw, self._data, self._form = bytes(data), PENDING, BYTES
+        else:
+            self._raw, self._data = PENDING, data
+            self._form = form_of(data, self._attributes.get("datacontenttype"))
+
+    @staticmethod
+    def _trusted(attributes: dict[str, Any], raw: bytes | None) -> Event:
+        """An event of attributes that a decoder has checked; neither argument is copied."""
+        event = _new(Event)
+        event._attributes = attributes
+        event._raw = raw
+        event._data = PENDING
+        event._form = BODY
+        event._made_id = False
+        return event
+
+    @staticmethod
+    def _formed(attributes: dict[str, Any], raw: Any, data: Any, form: Form) -> Event:
+        """As `_trusted`, for data that arrived in another form than a message body."""
+        event = _new(Event)
+        event._attributes = attributes
+        event._raw = raw
+        event._data = data
+        event._form = form
+        event._made_id = False
+        return event
+
+    # Context attributes
+
+    @property
+    def id(self) -> str:
+        """Identifies the event together with its source."""
+        return cast(str, self._attributes["id"])
+
+    @property
+    def source(self) -> str:
+        """The context in which the event happened, a URI-reference."""
+        return cast(str, self._attributes["source"])
+
+    @property
+    def type(self) -> str:
+        """What happened."""
+        return cast(str, self._attributes["type"])
+
+    @property
+    def specversion(self) -> str:
+        """Always `1.0`."""
+        return cast(str, self._attributes["specversion"])
+
+    @property
+    def subject(self) -> str | None:
+        """What the event is about within the source."""
+        return self._attributes.get("subject")
+
+    @property
+    def datacontenttype(self) -> str | None:
+        """The media type of data as it was given; None where none was."""
+        return self._attributes.get("datacontenttype")
+
+    @property
+    def dataschema(self) -> str | None:
+        """The schema that data adheres to, an absolute URI."""
+        return self._attributes.get("dataschema")
+
+    @property
+    def time(self) -> datetime | None:
+        """When it happened, parsed on each read; `attributes["time"]` is the text as received.
+
+        Raises:
+            InvalidEvent: the text is not RFC 3339.
+        """
+        text = self._attributes.get("time")
+        return None if text is None else parse_time(text)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Every context attribute as its canonical string, in a new dict."""
+        return {name: canonical(value) for name, value in self._attributes.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        """An attribute by name, in the type it arrived in; KeyError where the event has none of that name."""
+        return self._attributes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._attributes
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute by name, in the type it arrived in, or `default`."""
+        return self._attributes.get(name, default)
+
+    __iter__ = None
+
+    # Data
+
+    @property
+    def raw(self) -> bytes | None:
+        """Data as the bytes of a message body; None where the event has no data.
+
+        Raises:
+            InvalidEvent: the data given to the constructor cannot be encoded.
+        """
+        raw = self._raw
+        if raw is None or raw.__class__ is bytes:
+            return cast("bytes | None", raw)
+        raw = encode_data(self._data, self._attributes.get("datacontenttype")) if raw is PENDING else bytes(raw)
+        self._raw = raw
+        return cast(bytes, raw)
+
+    @property
+    def data(self) -> Any:
+        """Data decoded by its content type: JSON to Python values, text to str, everything else as bytes.
+
+        Decoded on first use and kept. None where the event has no data (then `raw` is None too) and for JSON's null.
+
+        Raises:
+            InvalidEvent: the bytes are not what the content type declares.
+        """
+        data = self._data
+        if data is PENDING:
+            data = self._data = decode_data(self._raw, self._form, self._attributes.get("datacontenttype"))
+        return data
+
+    def data_as(self, wanted: type[T]) -> T:
+        """Data decoded straight from its bytes to a type, as handlers get it.
+
+        Args:
+            wanted: a msgspec Struct, pydantic model, dataclass, TypedDict, str, bytes or anything msgspec knows.
+
+        Raises:
+            InvalidEvent: data is not of that type; the message names the type and the place in the data.
+            ConfigurationError: data cannot be decoded to such a type at all.
+        """
+        return decoder(wanted)(self)
+
+    # The JSON format
+
+    @staticmethod
+    def from_json(text: bytes | str) -> Event:
+        """An event from the JSON format.
+
+        Raises:
+            InvalidEvent: not JSON, or no valid event.
+        """
+        from headrace.cloudevents import json
+
+        return json.decode(text)
+
+    @staticmethod
+    def from_json_batch(text: bytes | str) -> list[Event]:
+        """The events of the JSON batch format; one bad member rejects the batch and is named by its index.
+
+        Raises:
+            InvalidEvent: not a JSON array of valid events.
+        """
+        from headrace.cloudevents import json
+
+        return json.decode_batch(text)
+
+    def to_json(self) -> bytes:
+        """The event in the JSON format, UTF-8.
+
+        Raises:
+            InvalidEvent: the data given to the constructor cannot be encoded.
+        """
+        from headrace.cloudevents import json
+
+        return json.encode(self)
+
+    # The official Python SDK
+
+    @staticmethod
+    def from_sdk(event: Any) -> Event:
+        """An event of the official Python SDK (`cloudevents` 1 or 2) as ours.
+
+        Raises:
+            InvalidEvent: the SDK let something pass that the specification does not allow.
+        """
+        from headrace.cloudevents import sdk
+
+        return sdk.from_sdk(event)
+
+    def to_sdk(self) -> Any:
+        """The event as one of the official Python SDK, which must be installed."""
+        from headrace.cloudevents import sdk
+
+        return sdk.to_sdk(self)
+
+    # Values
+
+    def replace(self, *, data: Any = _KEEP, **attributes: Attribute | None) -> Event:
+        """A copy with other attributes; None removes one. Data is shared unless `data` is given.
+
+        Raises:
+            InvalidEvent: a value that is not allowed, or a required attribute removed.
+        """
+        merged = dict(self._attributes)
+        for name, value in attributes.items():
+            if value is None:
+                merged.pop(name, None)
+                continue
+            check_name(name)
+            if name == "time" and isinstance(value, (str, datetime)):
+                value = _time_text(value)
+            check_value(name, value)
+            merged[name] = value
+        check_required(merged)
+        copy = Event._formed(merged, self._raw, self._data, self._form)
+        copy._made_id = self._made_id and "id" not in attributes
+        if data is not _KEEP:
+            copy._set_data(data)
+        elif "datacontenttype" in attributes and merged.get("datacontenttype") != self.datacontenttype:
+            # The bytes stay; what they mean is what the new content type says.
+            copy._raw, copy._data = self.raw, PENDING
+            copy._form = JSON if self._form is JSON and "datacontenttype" not in merged else BODY
+        return copy
+
+    def __eq__(self, other: object) -> bool:
+        """Attributes are compared by canonical string; data by its bytes, or by its JSON value where it is JSON.
+
+        Data of no length equals absent data, since no binding but Kafka can tell them apart, and an implied content type
+        equals the spelled one (JSON format 1.0.2, section 3.1).
+        """
+        if self is other:
+            return True
+        if not isinstance(other, Event):
+            return NotImplemented
+        if self._comparable() != other._comparable():
+            return False
+        mine, theirs = self.raw, other.raw
+        if (mine or b"") == (theirs or b""):
+            return True
+        if mine is None or theirs is None or not self._is_json():
+            return False
+        try:
+            return sorted_json(decode_json(mine, self.datacontenttype)) == sorted_json(
+                decode_json(theirs, other.datacontenttype)
+            )
+        except InvalidEvent:
+            return False
+
+    def __hash__(self) -> int:
+        return hash((self.source, self.id))
+
+    def _is_json(self) -> bool:
+        declared = self.datacontenttype
+        return self._form is JSON if declared is None else media(declared).is_json
+
+    def _comparable(self) -> dict[str, str]:
+        attributes = self.attributes
+        if self._form is JSON:
+            attributes.setdefault("datacontenttype", "application/json")
+        return attributes
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._attributes.items() if name != "specversion")
+        return f"Event({shown})" if self._raw is None else f"Event({shown}, data=…)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._attributes, self.raw, self._form, self._made_id)
+
+    def __copy__(self) -> Event:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Event:
+        return self
+
+
+def _restore(attributes: dict[str, Any], raw: bytes | None, form: Form, made_id: bool) -> Event:
+    event = Event._formed(attributes, raw, PENDING, form)
+    event._made_id = made_id
+    return event
+
+
+def _time_text(time: datetime | str) -> str:
+    """The text that is kept as the `time` attribute; what a producer gives is checked at once."""
+    if isinstance(time, datetime):
+        return format_time(time)
+    if isinstance(time, str):
+        parse_time(time)
+        return time
+    raise InvalidEvent(f"attribute 'time' must be a datetime or RFC 3339 text, not {type(time).__name__}")
