@@ -1,8 +1,8 @@
 """Every exception that Headrace raises, in one hierarchy.
 
-Callers of any room catch `HeadraceError` and nothing else; each class below says when it is raised and, where the command
-line ends because of it, with which exit code. The three control-flow exceptions at the end are not failures: a handler
-raises them to say how its delivery is to be settled.
+Callers of any room catch `HeadraceError` and nothing else; each class below says when it is raised and, where the
+command line ends because of it, with which exit code. The three control-flow exceptions at the end are not failures:
+a handler raises them to say how its delivery is to be settled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ConfigurationError(HeadraceError):
 
 
 class ConnectionFailed(HeadraceError):
-    """A broker, store or API server could not be reached or refused the credentials. The command line ends with code 4."""
+    """A broker, store or API server could not be reached or refused the credentials. Exit code 4."""
 
     exit_code = 4
 
@@ -87,7 +87,7 @@ class Drop(HeadraceError):
 
 
 class StoreUnavailable(HeadraceError):
-    """A store did not answer, is full, or lost its connection. The engine waits and repeats; nothing runs unprotected."""
+    """A store did not answer, is full, or lost its connection. The engine waits; nothing runs unprotected."""
 
 
 class PublishFailed(HeadraceError):
@@ -95,8 +95,8 @@ class PublishFailed(HeadraceError):
 
     Args:
         message: what happened, where, and what to do.
-        transient: an outage that waiting may mend; the engine repeats the publish. Otherwise (too large, refused, no such
-            destination) the delivery that it came from is dead-lettered.
+        transient: an outage that waiting may mend; the engine repeats the publish. Otherwise (too large, refused, no
+            such destination) the delivery that it came from is dead-lettered.
         retry_after: seconds that the destination asked to wait, if it did.
     """
 

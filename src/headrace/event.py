@@ -1,12 +1,14 @@
 """The event: an immutable CloudEvents 1.0 event, context attributes and data.
 
-It is the hottest object of the program, so it is slotted, holds attributes as they arrived, and does nothing before it is
+It is the hottest object of the program, so it is slotted, holds attributes as they arrived, and does nothing before
+it is
 asked: data is decoded, time is parsed and canonical strings are made on first use. The constructor checks everything;
 `Event._trusted` checks nothing and is for decoders that already have.
 """
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 from uuid import uuid4
@@ -215,10 +217,10 @@ class Event:
         """
         raw = self._raw
         if raw is None or raw.__class__ is bytes:
-            return cast("bytes | None", raw)
+            return raw
         raw = encode_data(self._data, self._attributes.get("datacontenttype")) if raw is PENDING else bytes(raw)
         self._raw = raw
-        return cast(bytes, raw)
+        return raw
 
     @property
     def data(self) -> Any:
@@ -234,7 +236,7 @@ class Event:
             data = self._data = decode_data(self._raw, self._form, self._attributes.get("datacontenttype"))
         return data
 
-    def data_as(self, wanted: type[T]) -> T:
+    def data_as(self, wanted: builtins.type[T]) -> T:
         """Data decoded straight from its bytes to a type, as handlers get it.
 
         Args:
@@ -331,8 +333,8 @@ class Event:
     def __eq__(self, other: object) -> bool:
         """Attributes are compared by canonical string; data by its bytes, or by its JSON value where it is JSON.
 
-        Data of no length equals absent data, since no binding but Kafka can tell them apart, and an implied content type
-        equals the spelled one (JSON format 1.0.2, section 3.1).
+        Data of no length equals absent data, since no binding but Kafka can tell them apart, and an implied content
+        type equals the spelled one (JSON format 1.0.2, section 3.1).
         """
         if self is other:
             return True

@@ -1,8 +1,8 @@
 """Event data: between the bytes of a message body and Python values.
 
-Data reaches an event in one of four forms, and what it means depends on the form as well as on `datacontenttype`: the body
-of a binary-mode message, a JSON value (whose content type may be implied), a text, or bytes that came as such. `decoder`
-compiles the way from an event straight to a handler's type once, so that nothing is looked up per event.
+Data reaches an event in one of four forms, and what it means depends on the form as well as on `datacontenttype`: the
+body of a binary-mode message, a JSON value (whose content type may be implied), a text, or bytes that came as such.
+`decoder` compiles the way from an event straight to a handler's type once, so that nothing is looked up per event.
 
 Sources: CloudEvents 1.0.2, "Event Data"; JSON format 1.0.2, section 3.1.
 """
@@ -10,10 +10,10 @@ Sources: CloudEvents 1.0.2, "Event Data"; JSON format 1.0.2, section 3.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -149,8 +149,9 @@ def _cached_decoder(wanted: Any) -> Callable[[Event], Any]:
 def decoder(wanted: type[T]) -> Callable[[Event], T]:
     """Compile the way from an event to a value of a type.
 
-    bytes gets the body as it is. str gets a JSON string where data is declared as JSON, else the text. Everything else is
-    decoded from JSON, which is also tried where no content type is declared. `Any` and `object` get `event.data`.
+    bytes gets the body as it is. str gets a JSON string where data is declared as JSON, else the text. Everything
+    else is decoded from JSON, which is also tried where no content type is declared. `Any` and `object` get
+    `event.data`.
 
     Args:
         wanted: a msgspec Struct, pydantic model, dataclass, TypedDict, NamedTuple, str, bytes, or any other type that
@@ -162,10 +163,12 @@ def decoder(wanted: type[T]) -> Callable[[Event], T]:
     Raises:
         ConfigurationError: no data can be decoded to such a type.
     """
+    compiled: Callable[[Event], T]
     try:
-        return _cached_decoder(wanted)
+        compiled = _cached_decoder(cast("Hashable", wanted))
     except TypeError:
-        return _compile(wanted)
+        compiled = _compile(wanted)
+    return compiled
 
 
 def _compile(wanted: Any) -> Callable[[Event], Any]:
@@ -209,7 +212,7 @@ def _without_data(name: str, *, accepts_none: bool, accepts_str: bool) -> str | 
         return None
     if accepts_str:
         return ""
-    raise InvalidEvent(f"the event has no data, and the handler wants {name}: declare it as {name} | None to accept that")
+    raise InvalidEvent(f"the event has no data, and the handler wants {name}: {name} | None accepts that")
 
 
 def _json_parser(wanted: Any) -> Callable[[Any], Any]:
@@ -225,8 +228,8 @@ def _json_parser(wanted: Any) -> Callable[[Any], Any]:
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"data cannot be decoded to {type_name(wanted)}: {error}") from error
     raise ConfigurationError(
-        f"data cannot be decoded to {type_name(wanted)}, because of {type_name(strange[0])}: use a msgspec Struct, a pydantic "
-        "model, a dataclass, a TypedDict, dict, list, str or bytes"
+        f"data cannot be decoded to {type_name(wanted)}, because of {type_name(strange[0])}: "
+        "use a msgspec Struct, a pydantic model, a dataclass, a TypedDict, dict, list, str or bytes"
     )
 
 

@@ -1,11 +1,11 @@
 """The JSON event format and its batch form, both ways.
 
-Decoding takes one pass over the text: the envelope is read into a record of known member names and data stays the bytes it
-is, to be decoded when it is asked for. Names that the record does not know are read the slow way once, then learned; the
-table of learned names is bounded, so that hostile names cost time but never memory.
+Decoding takes one pass over the text: the envelope is read into a record of known member names and data stays the
+bytes it is, to be decoded when it is asked for. Names that the record does not know are read the slow way once, then
+learned; the table of learned names is bounded, so that hostile names cost time but never memory.
 
-Source: CloudEvents JSON format 1.0.2. Of a member name that occurs twice the last value counts (RFC 8259, 4, leaves that
-open); everything else that the format does not allow is refused.
+Source: CloudEvents JSON format 1.0.2. Of a member name that occurs twice the last value counts (RFC 8259, 4, leaves
+that open); everything else that the format does not allow is refused.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def _decode_slowly(text: bytes) -> Event:
     try:
         data = _decode_data_only(text).data
         # Every member costs memory many times its text, so their number is bounded before they are read.
-        around_data = text.count(b'":') - (0 if data is PENDING else bytes(data).count(b'":'))
+        around_data = text.count(b'":') - (bytes(data).count(b'":') if isinstance(data, msgspec.Raw) else 0)
         if around_data > _MEMBER_LIMIT:
             raise InvalidEvent(f"the event has about {around_data} members: at most {_MEMBER_LIMIT} are read")
         members = _decode_members(text)

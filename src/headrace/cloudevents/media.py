@@ -1,7 +1,7 @@
 """What a `datacontenttype` says about bytes: whether they are JSON, whether they are text, and in which charset.
 
-One answer, used by the data accessors, the JSON format and the bindings, so that they cannot disagree. Sources: RFC 6838
-(structure of media types and the `+json`, `+xml` suffixes), CloudEvents JSON format 1.0.2, section 3.1.
+One answer, used by the data accessors, the JSON format and the bindings, so that they cannot disagree. Sources: RFC
+6838 (structure of media types and the `+json`, `+xml` suffixes), CloudEvents JSON format 1.0.2, section 3.1.
 """
 
 from __future__ import annotations

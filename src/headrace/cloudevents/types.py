@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Final, TypeAlias
 
 from headrace.errors import InvalidEvent
@@ -46,8 +46,8 @@ _TIME = re.compile(
 # RFC 2045, 5.1, without judging parameters.
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*(?:;[ -~]*)?")
 
-# Sources and content types repeat from event to event, so what was checked once is remembered. A full table is emptied, not
-# evicted from: when it fills, values do not repeat.
+# Sources and content types repeat from event to event, so what was checked once is remembered. A full table is
+# emptied, not evicted from: when it fills, values do not repeat.
 checked_references: Final[set[str]] = set()
 checked_media_types: Final[set[str]] = {"application/json"}
 _CHECKED_LIMIT: Final = 1024
@@ -62,7 +62,8 @@ def check_name(name: str) -> None:
 
 
 def check_text(name: str, value: str) -> None:
-    """Refuse text that the String type excludes (spec, "Type System": U+0000-001F, U+007F-009F, noncharacters, surrogates)."""
+    """Refuse text that the String type excludes (spec, "Type System": U+0000-001F, U+007F-009F, noncharacters,
+    surrogates)."""
     # Everything printable is allowed, and asking for that is several times faster than the exact search.
     if not value.isprintable() and (found := _FORBIDDEN.search(value)) is not None:
         raise InvalidEvent(
@@ -86,7 +87,9 @@ def check_media_type(name: str, value: str) -> None:
         return
     if not _MEDIA_TYPE.fullmatch(value):
         raise InvalidEvent(f"attribute {name!r} is {shown(value)}, which is not a media type (RFC 2046)")
-    _remember(value, checked_media_types)
+    # A quick reader takes a remembered type for one of binary mode, which that of an event format never is.
+    if not value.lower().startswith("application/cloudevents"):
+        _remember(value, checked_media_types)
 
 
 def _remember(value: str, checked: set[str]) -> None:
@@ -194,7 +197,7 @@ def parse_time(text: str, *, name: str = "time") -> datetime:
     if match is None:
         raise InvalidEvent(f"attribute {name!r} is {shown(text)}, which is not an RFC 3339 timestamp")
     year, month, day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
-    zone = timezone.utc
+    zone: tzinfo = UTC
     if sign is not None and (zone_hours != "00" or zone_minutes != "00"):
         if zone_hours > "23" or zone_minutes > "59":
             raise InvalidEvent(f"attribute {name!r} is {shown(text)}, whose time zone offset does not exist")
