@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from headrace.cloudevents import json
-from headrace.cloudevents.data import JSON
+from headrace.cloudevents.data import BODY, JSON, PENDING
 from headrace.cloudevents.headervalue import percent_decoded, percent_encoded, value_text
 from headrace.cloudevents.media import media
 from headrace.cloudevents.types import (
@@ -51,6 +51,8 @@ Mode: TypeAlias = Literal["binary", "structured", "batch", "plain"]
 CONTENT_TYPE: Final = "content-type"
 _ANY_FORMAT: Final = "application/cloudevents"
 _NAME_TABLE_LIMIT: Final = 1024
+
+_new = object.__new__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -259,16 +261,56 @@ class Codec(NamedTuple):
     read: Read
 
 
-def quick_reader(binding: Binding) -> Callable[[Sequence[tuple[Any, Any]], Any], Event | None]:
-    """Compile the quick path of a binding: an Event, or None where only the exact path can tell.
+def compiled(binding: Binding) -> Codec:
+    """The functions of a binding's module, each on the quick path where the message allows it."""
 
-    It takes what needs no decoding beyond UTF-8: names met before, values without escapes, no attribute twice, a body.
+    def read_exactly(headers: Sequence[tuple[Any, Any]], body: Any, tolerant: bool) -> Event | None:
+        mode = binding.mode(headers, body, tolerant=tolerant)
+        if mode == "plain":
+            return None
+        if mode == "binary":
+            return binding.decode_exactly(headers, body, tolerant=tolerant)
+        if mode == "structured":
+            return json.decode(_body_bytes(body))
+        raise InvalidEvent("a batch of events arrived where one event is read")
+
+    def decode_exactly(headers: Sequence[tuple[Any, Any]], body: Any, tolerant: bool) -> Event:
+        return binding.decode_exactly(headers, body, tolerant=tolerant)
+
+    quick = _quick(binding, lambda headers, body, tolerant: None)
+
+    def decode(headers: Headers, body: Any, *, tolerant: bool = False) -> list[Event]:
+        pairs = headers if isinstance(headers, (list, tuple)) else list(headers)
+        event = None if tolerant else quick(pairs, body)
+        if event is not None:
+            return [event]
+        if binding.batches and binding.mode(pairs, body, tolerant=tolerant) == "batch":
+            return json.decode_batch(_body_bytes(body))
+        event = read_exactly(pairs, body, tolerant)
+        if event is None:
+            raise InvalidEvent(
+                f"the message is no CloudEvent: its content type is not {_ANY_FORMAT}…, "
+                f"and it has no {binding.prefix}specversion"
+            )
+        return [event]
+
+    return Codec(decode, _quick(binding, decode_exactly), _quick(binding, read_exactly))
+
+
+_Found = TypeVar("_Found", Event, Event | None)
+
+
+def _quick(
+    binding: Binding, otherwise: Callable[[Sequence[tuple[Any, Any]], Any, bool], _Found]
+) -> Callable[..., Event | _Found]:
+    """Compile the quick path: messages in binary mode that need no decoding beyond UTF-8.
+
+    Names met before, values without escapes, no attribute twice, a body; everything else is `otherwise`'s.
     """
     names = binding.names
     percent = binding.percent_encoded
-    trusted = Event._trusted
 
-    def quick(headers: Sequence[tuple[Any, Any]], body: Any) -> Event | None:
+    def quick(headers: Sequence[tuple[Any, Any]], body: Any, *, tolerant: bool = False) -> Event | _Found:
         attributes: dict[str, Any] = {}
         passed_over = 0
         try:
@@ -281,66 +323,33 @@ def quick_reader(binding: Binding) -> Callable[[Sequence[tuple[Any, Any]], Any],
             text = "".join(attributes.values())
             if (
                 text.isprintable()
-                and not (percent and (not text.isascii() or "%" in text or '"' in text))
+                and (not percent or (text.isascii() and "%" not in text and '"' not in text))
                 and len(attributes) + passed_over == len(headers)
                 and attributes["specversion"] == "1.0"
+                and attributes["id"]
+                and attributes["type"]
                 and attributes["source"] in checked_references
-                and attributes.get("datacontenttype", "application/json") in checked_media_types
-                and "id" in attributes
-                and "type" in attributes
+                and ("datacontenttype" not in attributes or attributes["datacontenttype"] in checked_media_types)
+                and ("subject" not in attributes or attributes["subject"])
                 and "dataschema" not in attributes
-                and "" not in attributes.values()
-                and body.__class__ is bytes
                 and body
+                and body.__class__ is bytes
+                and not tolerant
             ):
-                return trusted(attributes, body)
+                # As Event._trusted, without the call.
+                event = _new(Event)
+                event._attributes = attributes
+                event._raw = body
+                event._data = PENDING
+                event._form = BODY
+                event._made_id = False
+                return event
         except (LookupError, ValueError, AttributeError, TypeError):
-            # An unknown name, or a value that is no text: the exact path learns the one and names the other.
-            return None
-        return None
+            # A name not met before, or a value that is no text: the exact path learns the one and names the other.
+            return otherwise(headers, body, tolerant)
+        return otherwise(headers, body, tolerant)
 
     return quick
-
-
-def compiled(binding: Binding) -> Codec:
-    """The functions of a binding's module, each trying the quick path first."""
-    quick = quick_reader(binding)
-
-    def decode_binary(headers: Sequence[tuple[Any, Any]], body: Any) -> Event:
-        event = quick(headers, body)
-        return binding.decode_exactly(headers, body) if event is None else event
-
-    def read(headers: Sequence[tuple[Any, Any]], body: Any, *, tolerant: bool = False) -> Event | None:
-        event = None if tolerant else quick(headers, body)
-        if event is not None:
-            return event
-        mode = binding.mode(headers, body, tolerant=tolerant)
-        if mode == "plain":
-            return None
-        if mode == "binary":
-            return binding.decode_exactly(headers, body, tolerant=tolerant)
-        if mode == "structured":
-            return json.decode(_body_bytes(body))
-        raise InvalidEvent("a batch of events arrived where one event is read")
-
-    def decode(headers: Iterable[tuple[Any, Any]], body: Any, *, tolerant: bool = False) -> list[Event]:
-        pairs = headers if isinstance(headers, (list, tuple)) else list(headers)
-        event = None if tolerant else quick(pairs, body)
-        if event is not None:
-            return [event]
-        mode = binding.mode(pairs, body, tolerant=tolerant)
-        if mode == "binary":
-            return [binding.decode_exactly(pairs, body, tolerant=tolerant)]
-        if mode == "structured":
-            return [json.decode(_body_bytes(body))]
-        if mode == "batch":
-            return json.decode_batch(_body_bytes(body))
-        raise InvalidEvent(
-            f"the message is no CloudEvent: its content type is not {_ANY_FORMAT}…, "
-            f"and it has no {binding.prefix}specversion"
-        )
-
-    return Codec(decode, decode_binary, read)
 
 
 def _body_bytes(body: Any) -> bytes:

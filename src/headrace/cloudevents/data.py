@@ -40,6 +40,7 @@ PENDING: Final[Any] = msgspec.UNSET
 
 _decode_any = msgspec.json.Decoder().decode
 _BAD_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
+_NOT_PARSED = (TypeError, *_BAD_JSON)
 
 
 def form_of(data: Any, content_type: str | None) -> Form:
@@ -86,7 +87,7 @@ def encode_json(data: Any) -> bytes:
             _refuse_nan(msgspec.to_builtins(data, enc_hook=_plain))
     except InvalidEvent:
         raise
-    except (TypeError, *_BAD_JSON) as error:
+    except _NOT_PARSED as error:
         raise InvalidEvent(f"data of type {type(data).__name__} cannot be encoded as JSON: {error}") from None
     return encoded
 
@@ -182,24 +183,27 @@ def _compile(wanted: Any) -> Callable[[Event], Any]:
     name = type_name(wanted)
 
     def typed(event: Event) -> Any:
-        raw = event._raw
-        if raw is PENDING:
-            raw = event.raw
         declared = event._attributes.get("datacontenttype")
-        if raw is None or (raw.__class__ is bytes and not raw):
+        # Data that is absent, empty or not encoded yet is no input for a parser, and ends below like data that is wrong.
+        if declared == "application/json" or declared is None:
+            try:
+                return parse(event._raw)
+            except _NOT_PARSED as error:
+                problem: Exception | None = error
+        else:
+            problem = None
+        raw = event.raw
+        if not raw:
             return _without_data(name, accepts_none=accepts_none, accepts_str=accepts_str)
-        try:
-            if declared is None or declared == "application/json":
-                return parse(raw)
-            kind = media(declared)
-            if kind.is_json:
-                return parse(raw if kind.utf8 else in_utf8(raw, declared))
-        except _BAD_JSON as error:
-            if declared is None and accepts_str and event._form is not JSON:
-                return decode_text(bytes(raw), "text/plain")
-            raise InvalidEvent(f"data is not {name}: {_reason(error)}") from error
-        if accepts_str:
-            return decode_text(bytes(raw), declared)
+        if declared is None or media(declared).is_json:
+            try:
+                return parse(in_utf8(raw, declared))
+            except _NOT_PARSED as error:
+                problem = error
+        if accepts_str and not (event._form is JSON or (declared is not None and media(declared).is_json)):
+            return decode_text(raw, declared or "text/plain")
+        if problem is not None:
+            raise InvalidEvent(f"data is not {name}: {_reason(problem)}") from problem
         raise InvalidEvent(
             f"data is declared as {declared!r}, which is not decoded to {name}: take bytes or str, or send JSON"
         )

@@ -118,6 +118,7 @@ _decode_data_only = msgspec.json.Decoder(_Data).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_str = msgspec.json.Decoder(str).decode
+_new = object.__new__
 _to_dict: Callable[[Any], dict[str, Any]] = msgspec.to_builtins
 
 
@@ -135,6 +136,27 @@ def decode(text: bytes | str) -> Event:
         return _decode_slowly(text)
     except _BAD_JSON as error:
         raise _not_json(error) from None
+    data = envelope.data
+    declared = envelope.datacontenttype
+    # The common event is settled here, without a call; `_from_envelope` does the same for all others.
+    if (
+        data is not PENDING
+        and (declared == "application/json" or declared is None)
+        and text.isascii()
+        and _BACKSLASH not in text
+        and _DELETE not in text
+        and envelope.source in checked_references
+        and envelope.dataschema is None
+        and envelope.data_base64 is None
+    ):
+        envelope.data = PENDING
+        event = _new(Event)
+        event._attributes = _to_dict(envelope)
+        event._raw = data
+        event._data = PENDING
+        event._form = JSON
+        event._made_id = False
+        return event
     return _from_envelope(envelope, _is_plain(text))
 
 

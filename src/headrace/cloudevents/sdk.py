@@ -7,6 +7,7 @@ Nothing that the SDK invents on its own (ids and times of received events) is ad
 from __future__ import annotations
 
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 from headrace.cloudevents.types import REQUIRED, canonical
@@ -56,13 +57,9 @@ def to_sdk(event: Event) -> Any:
 
 
 def _event_class() -> Any:
-    try:
-        from cloudevents.core.v1.event import CloudEvent
-    except ImportError:
+    for module in ("cloudevents.core.v1.event", "cloudevents.http"):
         try:
-            from cloudevents.http import CloudEvent
+            return import_module(module).CloudEvent
         except ImportError:
-            raise ConfigurationError(
-                "to_sdk() needs the official SDK, which is not installed: pip install cloudevents"
-            ) from None
-    return CloudEvent
+            continue
+    raise ConfigurationError("to_sdk() needs the official SDK, which is not installed: pip install cloudevents")
