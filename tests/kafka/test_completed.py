@@ -19,11 +19,17 @@ def records(draw: st.DrawFn, pairs: int = 400, widest: int = 200) -> Record:
     for gap, length in draw(st.lists(st.tuples(numbers, numbers), max_size=pairs)):
         done.append((at + gap, at + gap + length))
         at += gap + length
-    return Record(draw(st.sampled_from([TOPIC_ID, "-"])), base, base + draw(st.integers(0, 10**6)), done)
+    return Record(
+        draw(st.sampled_from([TOPIC_ID, "-"])),
+        draw(st.integers(1, 200_000)),
+        base,
+        base + draw(st.integers(0, 10**6)),
+        done,
+    )
 
 
 def same(found: Record | None, meant: Record) -> bool:
-    return found is not None and found[:3] == meant[:3] and list(found.done) == list(meant.done)
+    return found is not None and found[:4] == meant[:4] and list(found.done) == list(meant.done)
 
 
 def count(runs: Sequence[tuple[int, int]]) -> int:
@@ -46,7 +52,7 @@ def test_a_map_that_does_not_fit_is_cut_from_its_end(record: Record, limit: int)
     if found is None:
         assert limit < len(encode(record._replace(done=())))
         return
-    assert found[:3] == record[:3]
+    assert found[:4] == record[:4]
     whole = {offset for start, stop in record.done for offset in range(start, stop)}
     kept = {offset for start, stop in found.done for offset in range(start, stop)}
     assert kept <= whole
@@ -66,16 +72,16 @@ def test_garbage_is_no_record(text: str) -> None:
         "",
         "NONE",
         "hr2 - 1 1 ",
-        "hr1 - 1 1",
-        "hr1 - x 1 ",
-        "hr1 - 1 1 q",
-        "hr1 - 1 1 b===",
-        "hr1 - 1 1 bé",
-        "hr1 - 1 1 rgA",  # a number cut off
-        "hr1 - 1 1 rAQ",  # an odd number of lengths
-        "hr1 - 1 1 rAQA",  # an empty run
-        "hr1 - 1 1 r" + "gICAgICAgICAgICAAQ",  # beyond any log
-        "hr1 - 1 1  ",
+        "hr1 - 4 1 1",
+        "hr1 - 4 x 1 ",
+        "hr1 - 4 1 1 q",
+        "hr1 - 4 1 1 b===",
+        "hr1 - 4 1 1 bé",
+        "hr1 - 4 1 1 rgA",  # a number cut off
+        "hr1 - 4 1 1 rAQ",  # an odd number of lengths
+        "hr1 - 4 1 1 rAQA",  # an empty run
+        "hr1 - 4 1 1 r" + "gICAgICAgICAgICAAQ",  # beyond any log
+        "hr1 - 4 1 1  ",
     ],
 )
 def test_what_no_writer_makes_is_no_record(text: str | None) -> None:
@@ -84,14 +90,14 @@ def test_what_no_writer_makes_is_no_record(text: str | None) -> None:
 
 def test_a_trailing_nul_is_read_over() -> None:
     # Some clients send the terminator along with the text.
-    assert same(decode(encode(Record(TOPIC_ID, 7, 9, [(8, 9)])) + "\0"), Record(TOPIC_ID, 7, 9, [(8, 9)]))
+    assert same(decode(encode(Record(TOPIC_ID, 4, 7, 9, [(8, 9)])) + "\0"), Record(TOPIC_ID, 4, 7, 9, [(8, 9)]))
 
 
 def test_sparse_completions_take_run_lengths_and_dense_patterns_a_bit_set() -> None:
-    sparse = encode(Record(TOPIC_ID, 0, 0, [(1, 1_000_000)]))
-    dense = encode(Record(TOPIC_ID, 0, 0, [(i, i + 1) for i in range(1, 8000, 2)]))
-    assert sparse.split(" ")[4][0] == "r"
-    assert dense.split(" ")[4][0] == "b"
+    sparse = encode(Record(TOPIC_ID, 4, 0, 0, [(1, 1_000_000)]))
+    dense = encode(Record(TOPIC_ID, 4, 0, 0, [(i, i + 1) for i in range(1, 8000, 2)]))
+    assert sparse.split(" ")[5][0] == "r"
+    assert dense.split(" ")[5][0] == "b"
     assert len(sparse) < 50
     assert len(dense) < 1400
 

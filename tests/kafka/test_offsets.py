@@ -107,7 +107,7 @@ def test_a_successor_repeats_exactly_what_was_not_completed(
         for offset, token in open_[: draw.randint(0, len(open_))]:
             offsets.complete(token)
             handled.add(offset)
-        record = decode(encode(offsets.record("topic-id")))
+        record = decode(encode(offsets.record("topic-id", 3)))
         assert record is not None
         base, done = record.base, list(record.done)
     final = Offsets(base, done)
@@ -138,12 +138,12 @@ def test_below_the_ceiling_every_map_fits_uncut(seed: int, pattern: str) -> None
             wanted = {"every second": index % 2 == 1, "keys": index % 8 != stuck}
             if wanted.get(pattern, True):
                 offsets.complete(tokens.pop(index))
-        record = offsets.record("a" * 22, 10**18 + 10**6)
+        record = offsets.record("a" * 22, 200_000, 10**18 + 10**6)
         assert decode(encode(record, limit=SMALL)) == record
     draw.shuffle(tokens)
     for token in tokens:  # whatever the order in which the rest finishes
         offsets.complete(token)
-        record = offsets.record("a" * 22, 10**18 + 10**6)
+        record = offsets.record("a" * 22, 200_000, 10**18 + 10**6)
         assert decode(encode(record, limit=SMALL)) == record
     assert offsets.done() == []
     assert offsets.ceiling() > at
@@ -160,7 +160,7 @@ def test_one_stuck_key_of_sixty_four_lets_sixty_thousand_pass() -> None:
                 offsets.complete(token)
             offset += 1
     assert offset > 60_000
-    assert len(encode(offsets.record("a" * 22, 10**18))) <= LIMIT
+    assert len(encode(offsets.record("a" * 22, 200_000, 10**18))) <= LIMIT
 
 
 def test_memory_of_what_is_done_is_let_go() -> None:

@@ -4,11 +4,12 @@ A commit says "all below this offset is done". What is done beyond it would be r
 into the commit's metadata: a string of at most 4,095 characters. No I/O here.
 
 The text is ASCII, since some brokers count bytes where Apache Kafka counts characters:
-``hr1 <topic id> <base> <reached> <map>``, separated by spaces, where
+``hr1 <topic id> <partitions> <base> <reached> <map>``, separated by spaces, where
 
 - ``hr1`` is the version: a reader that does not know it ignores the record, which repeats work and loses nothing;
 - the topic id and ``base`` (the committed offset) say what the record is about: under another topic id, or with an
   offset that somebody moved, it is void;
+- ``partitions`` is how many the topic had: a partition beyond them is a new one, to be read from its beginning;
 - ``reached`` is the first offset that cannot have been handed to a handler before the next record was stored. What lies
   between base and it was in flight, or queued for it, if the owner ended without giving the partition back;
 - the map is empty, or ``b`` and a bit set (bit i of the bytes, least significant first: base + i is done), or ``r`` and
@@ -29,8 +30,8 @@ LIMIT: Final = 4095
 #: Where the broker knows no topic ids (before Kafka 2.8).
 NO_TOPIC_ID: Final = "-"
 _VERSION: Final = "hr1"
-#: Version, topic id (22 characters), two offsets of 19 digits, four spaces and the map's kind.
-_FRAME: Final = 3 + 22 + 19 + 19 + 4 + 1
+#: Version, topic id (22 characters), a number of partitions, two offsets of 19 digits, five spaces and the map's kind.
+_FRAME: Final = 3 + 22 + 6 + 19 + 19 + 5 + 1
 #: A map that claims more is garbage; it bounds what a reader allocates.
 _WIDEST: Final = 1 << 40
 
@@ -42,6 +43,7 @@ class Record(NamedTuple):
     """What one commit says about one partition. ``done`` holds ranges at or beyond ``base``."""
 
     topic_id: str
+    partitions: int
     base: int
     reached: int
     done: Runs = ()
@@ -53,7 +55,7 @@ def encode(record: Record, *, limit: int = LIMIT) -> str:
     A map that does not fit is cut from its end: what is cut is repeated after a restart, never lost. `Offsets.ceiling`
     lets a caller see to it beforehand that nothing is cut.
     """
-    frame = f"{_VERSION} {record.topic_id or NO_TOPIC_ID} {record.base} {record.reached} "
+    frame = f"{_VERSION} {record.topic_id or NO_TOPIC_ID} {record.partitions} {record.base} {record.reached} "
     if len(frame) > limit:
         return ""
     room = (limit - len(frame) - 1) * 3 // 4
@@ -78,14 +80,14 @@ def decode(text: str | None) -> Record | None:
     if not text or not text.startswith(_VERSION + " "):
         return None
     fields = text.rstrip("\0").split(" ")
-    if len(fields) != 5 or not (fields[2].isdecimal() and fields[3].isdecimal() and text.isascii()):
+    if len(fields) != 6 or not text.isascii() or not all(field.isdecimal() for field in fields[2:5]):
         return None
-    base, packed = int(fields[2]), fields[4]
+    partitions, base, reached = map(int, fields[2:5])
     try:
-        done = _unpack(base, packed)
+        done = _unpack(base, fields[5])
     except (ValueError, binascii.Error):
         return None
-    return Record(fields[1], base, int(fields[3]), done)
+    return Record(fields[1], partitions, base, reached, done)
 
 
 def contains(runs: Runs, offset: int) -> bool:

@@ -1,0 +1,94 @@
+"""What librdkafka's errors mean for us: waiting may mend it, nothing will, or the credentials are wrong.
+
+librdkafka reports by code, and a refused login comes as a lost transport from the call: the true code reaches only the
+error callback. Everything that turns a code into one of our errors is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, PublishFailed, RefusedError
+
+__all__ = ["code_of", "fatal_for_consumer", "is_authentication", "is_missing_topic", "publish_failed", "text_of"]
+
+# Codes by number, so that this module needs no client at import; negative ones are librdkafka's own.
+_AUTHENTICATION: Final = frozenset({-169, 58})  # _AUTHENTICATION, SASL_AUTHENTICATION_FAILED
+_UNSUPPORTED_MECHANISM: Final = 33
+_TLS: Final = -181  # _SSL
+_FATAL: Final = -150
+_FENCED_INSTANCE: Final = 82
+_UNRELEASED_INSTANCE: Final = 111
+_UNKNOWN_TOPIC: Final = frozenset({3, -188, 100})  # UNKNOWN_TOPIC_OR_PART, _UNKNOWN_TOPIC, UNKNOWN_TOPIC_ID
+_UNKNOWN_PARTITION: Final = -190
+_TOPIC_DENIED: Final = 29
+_GROUP_DENIED: Final = 30
+_CLUSTER_DENIED: Final = 31
+_TOO_LARGE: Final = frozenset({10, 18})  # MSG_SIZE_TOO_LARGE, RECORD_LIST_TOO_LARGE
+_REFUSED_RECORD: Final = frozenset({2, 32, 44, 87, 17})  # corrupt, bad timestamp, policy, INVALID_RECORD, bad topic
+_UNSUPPORTED_PROTOCOL: Final = frozenset({35, 23})  # UNSUPPORTED_VERSION, INCONSISTENT_GROUP_PROTOCOL
+
+
+def code_of(error: Any) -> int:
+    """The code of a `KafkaError`, or of the one inside a `KafkaException`."""
+    inner = error.args[0] if isinstance(error, Exception) and error.args else error
+    code = getattr(inner, "code", None)
+    return int(code()) if callable(code) else 0
+
+
+def text_of(error: Any) -> str:
+    """librdkafka's text and the name of the code."""
+    inner = error.args[0] if isinstance(error, Exception) and error.args else error
+    name = getattr(inner, "name", None)
+    return f"{inner.str()} ({name()})" if callable(name) else str(error)
+
+
+def is_authentication(error: Any) -> bool:
+    """The server refused who we are; no waiting mends it."""
+    code = code_of(error)
+    return code in _AUTHENTICATION or code == _UNSUPPORTED_MECHANISM
+
+
+def is_missing_topic(error: Any) -> bool:
+    """The topic (or its partition) does not exist at this moment."""
+    return code_of(error) in _UNKNOWN_TOPIC or code_of(error) == _UNKNOWN_PARTITION
+
+
+def fatal_for_consumer(error: Any, *, where: str, group: str) -> HeadraceError | None:
+    """The error that ends a source, naming the remedy; ``None`` for what the source waits out or rebuilds from."""
+    code, text = code_of(error), text_of(error)
+    if is_authentication(error):
+        return ConnectionFailed(f"{where}: the Kafka broker refused the credentials: {text}")
+    if code in (_FENCED_INSTANCE, _UNRELEASED_INSTANCE):
+        return RefusedError(
+            f"{where}: another process has joined group {group} with the same group.instance.id; give each replica "
+            f"one of its own (HEADRACE_KAFKA_GROUP_INSTANCE_ID): {text}"
+        )
+    if code == _TOPIC_DENIED:
+        return ConnectionFailed(f"{where}: this user may not read the topic: grant Read and Describe on it: {text}")
+    if code == _GROUP_DENIED:
+        return ConnectionFailed(f"{where}: this user may not use the consumer group {group}: grant Read on it: {text}")
+    if code in _UNSUPPORTED_PROTOCOL:
+        return ConfigurationError(
+            f"{where}: group {group} cannot be joined with this group.protocol or partition.assignment.strategy; "
+            f"members of one group need one that they share, and group.protocol=consumer needs Apache Kafka 4: {text}"
+        )
+    return None
+
+
+def publish_failed(error: Any, topic: str, size: int | None = None) -> PublishFailed:
+    """One record that was not confirmed, as the engine's error."""
+    code, text = code_of(error), text_of(error)
+    about = "" if size is None else f" (a value of {size} bytes)"
+    if code in _TOO_LARGE:
+        return PublishFailed(
+            f"topic {topic} does not take the event{about}: raise the topic's max.message.bytes or send less: {text}",
+            transient=False,
+        )
+    if code in (_TOPIC_DENIED, _CLUSTER_DENIED):
+        return PublishFailed(f"this user may not write to topic {topic}: grant Write on it: {text}", transient=False)
+    if code in _REFUSED_RECORD:
+        return PublishFailed(f"topic {topic} refused the event{about}: {text}", transient=False)
+    if is_authentication(error):
+        return PublishFailed(f"the Kafka broker refused the credentials: {text}", transient=True)
+    return PublishFailed(f"topic {topic} did not confirm the event: {text}", transient=True)
