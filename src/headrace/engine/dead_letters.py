@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from headrace.cloudevents import nats
 from headrace.engine.ledger import AttemptError
 from headrace.errors import InvalidEvent
 from headrace.event import Event
@@ -69,14 +70,32 @@ class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def event(self) -> Event | None:
-        """The original as an event, or ``None`` where it is none (it could not be decoded, or was a plain message)."""
-        from headrace.cloudevents import nats  # its reader knows binary and structured mode both
-
-        headers: list[tuple[Any, Any]] = [(name, value) for name, value in self.headers]
+        """The event (the edited one after an edit), or ``None`` where what arrived could not be decoded."""
+        headers, body = self.edited or (self.headers, self.body)
+        pairs: list[tuple[Any, Any]] = list(headers)
         try:
-            return nats.decode(headers, self.body or b"", tolerant=True)[0]
+            return nats.decode(pairs, body or b"", tolerant=True)[0]
         except InvalidEvent:
-            return None
+            if not self.event_type:
+                return None
+        # A plain message: its source had given it attributes, which the envelope kept.
+        attributes = {"specversion": "1.0", "id": self.event_id, "source": self.event_source, "type": self.event_type}
+        if self.subject:
+            attributes["subject"] = self.subject
+        for name, value in headers:
+            if name.lower() == "content-type":
+                attributes["datacontenttype"] = value.decode("utf-8", "replace")
+        return Event._trusted(attributes, body)
+
+    def replayed(self) -> Event:
+        """The event as its replay carries it: ``replayof`` this letter, with the next replay number.
+
+        Raises `InvalidEvent` where what arrived is no event: it must be edited first.
+        """
+        event = self.event
+        if event is None:
+            raise InvalidEvent(f"dead letter {self.id} holds bytes that are no event ({self.reason}); edit it before replay")
+        return event.replace(replayof=self.id, replaynumber=self.replay + 1)
 
 
 def letter_id(app: str, handler: str, event_source: str, event_id: str, replay: int) -> str:

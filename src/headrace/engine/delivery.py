@@ -63,18 +63,24 @@ class Delivery:
         redelivered: the source knows that it was delivered before (it is a suspect after an unclean end).
         attempt: 1 for the first start of the handler, counted in the ledger over restarts; 0 before it.
         voided: why it was lost (a revoked partition, a new owner, a closed request), or ``None``.
+        answers: a sender waits for the outcome (HTTP, request and reply): one attempt, nothing held, nothing dead-lettered;
+            `Source.settle` gets the returned event or the error. Set by the subclass, for the class or each delivery.
     """
 
     __slots__ = (
         "_calls",
+        "_cancel",
         "_claim",
         "_data",
         "_history",
         "_identity",
         "_lane",
         "_next",
+        "_outcome",
         "_run",
         "_runner",
+        "_task",
+        "_transaction",
         "attempt",
         "error",
         "event",
@@ -84,16 +90,23 @@ class Delivery:
         "voided",
     )
 
-    # Slots with an underscore belong to the engine (runner.py, intake.py); transports leave them alone.
-    _calls: int
-    _claim: str | None
-    _data: Any
-    _history: Attempts | None
-    _identity: Identity | None
-    _lane: Any
-    _next: Delivery | None
-    _run: Any
-    _runner: Any
+    #: A class attribute here; a subclass may make it a slot of its own.
+    answers: bool = False
+
+    # Slots with an underscore belong to the engine (runner.py, subscription.py); transports leave them alone.
+    _calls: int  # calls of app.publish in this attempt, for derived ids
+    _cancel: str | None  # why the engine cancels the running attempt: timeout, void, drain
+    _claim: str | None  # a hurdle before the next attempt: ours, busy, void; None: go
+    _data: Any  # decoded for the handler
+    _history: Attempts | None  # failed attempts so far
+    _identity: Identity | None  # its name in the ledger
+    _lane: str | None  # the key of its lane
+    _next: Delivery | None  # behind it in its lane
+    _outcome: Outcome | None  # how it ended; None: acknowledged
+    _run: Any  # the handler's coroutine while an attempt runs
+    _runner: Any  # the runner that holds it
+    _task: Any  # the worker whose attempt is suspended
+    _transaction: Any  # the store transaction of a transactional handler
 
     def __init__(
         self,
@@ -113,6 +126,10 @@ class Delivery:
         self._next = None
         self._claim = None
         self._history = None
+        self._identity = None
+        self._lane = None
+        self._outcome = None
+        self._cancel = None
         self._runner = None
 
     @property

@@ -59,8 +59,6 @@ class Source(Protocol):
     ``keeps_order``: events arrive in order and a retry is held or parked by the engine; ``False``: a retry with a delay is
     settled with the source, which brings the delivery back.
     ``extend_every``: seconds between calls of `extend` for what is held, or ``None`` where nothing expires.
-    ``answers`` (optional, default ``False``): a sender waits for the outcome (HTTP, request and reply): one attempt, nothing
-    held, nothing dead-lettered; `settle` gets the returned event or the error.
     """
 
     name: str

@@ -1,0 +1,198 @@
+"""The application object: handlers, settings, and the ways to run them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from headrace.compilation import Compiled, check_name, compile_all
+from headrace.engine.context import current
+from headrace.engine.letters import replay_number
+from headrace.engine.outputs import make_event
+from headrace.engine.sink import Publication, Published, SinkDeclaration
+from headrace.errors import HeadraceError
+from headrace.router import Router
+from headrace.settings import Settings
+from headrace.worker import Worker
+
+if TYPE_CHECKING:
+    from headrace.testing.app import TestApp
+
+__all__ = ["App"]
+
+Lifespan = Callable[["App"], AbstractAsyncContextManager[None]]
+
+
+class App(Router):
+    """An event-driven application.
+
+    Parameters:
+        name: names everything that outlives a process: consumers, groups, ledger keys, dead letters.
+        broker: URL of the broker behind channels; default ``HEADRACE_BROKER``.
+        store: URL of the store; default ``HEADRACE_STORE``, else ``memory://``.
+        lifespan: an async context manager factory that takes the app; entered before events flow, left after the drain.
+        settings: any other setting by name (``concurrency=…``, ``drain=…``, ``nats_creds=…``); each also has a ``HEADRACE_*`` variable.
+
+    Raises `ConfigurationError` for a name that cannot name a consumer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        broker: str | None = None,
+        store: str | None = None,
+        lifespan: Lifespan | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        check_name(name, "App")
+        self.name = name
+        self.lifespan = lifespan
+        self._arguments: dict[str, Any] = {"broker": broker, "store": store, **settings}
+        self._worker: Worker | None = None
+        self._publisher: Worker | None = None
+        self._opening = asyncio.Lock()
+        self._asgi: Any = None
+
+    def settings(self, defaults: Mapping[str, Any] | None = None) -> Settings:
+        """The settings as they are now: arguments, then the environment, then ``defaults``, then our own."""
+        settings = Settings.resolve(self._arguments)
+        if not defaults:
+            return settings
+        unset = {name: value for name, value in defaults.items() if settings.values[name].origin == "default"}
+        return Settings.resolve({**self._arguments, **unset})
+
+    def compile(self, settings: Settings | None = None) -> list[Compiled]:
+        """Every handler, checked and compiled.
+
+        Raises `ConfigurationError` or `InvalidFilter` that names the handler and the parameter.
+        """
+        return compile_all(self.name, self.registrations, settings or self.settings())
+
+    # Running
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self, *, settings: Settings | None = None, fatal: Callable[[int], None] | None = None
+    ) -> AsyncIterator[Worker]:
+        """Run the app inside another program: events flow within the block, and leaving it drains."""
+        settings = settings or self.settings()
+        worker = Worker(self.name, self.compile(settings), settings, fatal=fatal)
+        try:
+            await worker.open()
+        except BaseException:
+            await worker.close()
+            raise
+        async with self.at_work(worker):
+            yield worker
+
+    @contextlib.asynccontextmanager
+    async def at_work(self, worker: Worker) -> AsyncIterator[None]:
+        """Let an opened worker run: lifespan in, events flow, drain, lifespan out."""
+        async with self.lifespan(self) if self.lifespan is not None else contextlib.nullcontext():
+            self._worker = worker
+            if self._asgi is not None:
+                self._asgi.attach(worker.receivers)
+            worker.start()
+            try:
+                yield
+            finally:
+                try:
+                    worker.complete = await worker.drain()
+                finally:
+                    self._worker = None
+
+    async def close(self) -> None:
+        """Close the connection that `publish` opened outside a running app."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            await publisher.close()
+
+    async def _publishing_worker(self) -> Worker:
+        if self._worker is not None:
+            return self._worker
+        async with self._opening:
+            if self._publisher is None:
+                settings = self.settings()
+                publisher = Worker(self.name, (), settings)
+                try:
+                    await publisher.open()
+                except BaseException:
+                    await publisher.close()
+                    raise
+                self._publisher = publisher
+        return self._publisher
+
+    # Publishing
+
+    async def publish(
+        self,
+        channel_or_sink: str | SinkDeclaration,
+        data_or_event: Any,
+        *,
+        type: str | None = None,
+        subject: str | None = None,
+        key: str | None = None,
+        id: str | None = None,
+        source: str | None = None,
+        time: datetime | str | None = None,
+        **extensions: Any,
+    ) -> Published:
+        """Publish one event; returns after the broker has confirmed it.
+
+        Plain data becomes an event of type = the channel's name and source = ``/<app>/<handler>``. Inside a handler its id is
+        derived from the event at hand and the number of this call, so that a repeated attempt publishes the same id;
+        outside it is random. ``key`` is the ordering key, also written as ``partitionkey``.
+
+        Raises `PublishFailed` where the broker does not confirm it, `InvalidEvent` for data that cannot be encoded.
+        """
+        worker = await self._publishing_worker()
+        parent = current.get(None)
+        position: int | str = 0
+        handler = ""
+        if parent is not None and parent._runner is not None:
+            handler = parent._runner.handler.name
+            position = f"call {parent._calls}"
+            parent._calls += 1
+        else:
+            parent = None
+        given = {"subject": subject, "id": id, "time": time, "source": source, "type": type, **extensions}
+        event = make_event(
+            data_or_event,
+            app=self.name,
+            handler=handler,
+            type=type or (channel_or_sink if isinstance(channel_or_sink, str) else channel_or_sink.name),
+            position=position,
+            parent=parent,
+            given={name: value for name, value in given.items() if value is not None},
+        )
+        await worker.sink(channel_or_sink)
+        assert worker.runtime is not None
+        replay = 0 if parent is None else replay_number(parent)
+        (result,) = await worker.runtime.publish(channel_or_sink, [Publication(event, key, replay)])
+        if isinstance(result, Published):
+            return result
+        raise result if isinstance(result, HeadraceError) else HeadraceError(f"publishing to {channel_or_sink}: {result}")
+
+    # HTTP and tests
+
+    @property
+    def asgi(self) -> Any:
+        """The HTTP receivers as an ASGI application, to be mounted in any other. The app must be at work: the server's
+        lifespan starts and drains it, or, where the host runs no lifespan for mounts, ``async with app.running()``."""
+        if self._asgi is None:
+            from headrace.mounting import Mounted
+
+            self._asgi = Mounted(self)
+        return self._asgi
+
+    def testing(self) -> TestApp:
+        """The app in memory, with virtual time: ``async with app.testing() as t``. No server is needed."""
+        from headrace.testing.app import TestApp
+
+        return TestApp(self)

@@ -1,0 +1,180 @@
+"""What a handler returns becomes events, is published and confirmed before its delivery is acknowledged.
+
+Ids are derived from the parent, so that a repeated attempt publishes the same ids: a hash of (parent source, parent id,
+handler, position, replay number).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.failpoints import passing
+from headrace.engine.letters import replay_number
+from headrace.engine.sink import Publication, Published
+from headrace.errors import HeadraceError, InvalidEvent, PublishFailed, Reject
+from headrace.event import Event
+
+if TYPE_CHECKING:
+    from headrace.engine.delivery import Delivery
+    from headrace.engine.outcomes import Outcomes
+
+__all__ = ["HOP_LIMIT", "Outputs", "derived_id", "make_event"]
+
+log = logging.getLogger("headrace.engine")
+
+#: Events that derive from one another in a row; more is a loop.
+HOP_LIMIT = 64
+
+
+def derived_id(parent: Event, handler: str, position: int | str, replay: int) -> str:
+    """The id of an output: 32 hexadecimal digits."""
+    parts = "\0".join((parent.source, parent.id, handler, str(position), str(replay)))
+    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def make_event(
+    value: Any, *, app: str, handler: str, type: str, position: int | str, parent: Delivery | None, given: dict[str, Any]
+) -> Event:
+    """A value or an `Event` as the event that is published.
+
+    An `Event` keeps its type, source and given id; the defaults are for plain data. ``given`` holds attributes that the
+    caller spelled. Raises `InvalidEvent` for data that cannot be encoded, `Reject` for a loop of events.
+    """
+    origin = None if parent is None else parent.event
+    derived: dict[str, Any] = {}
+    if origin is not None and parent is not None:
+        hops = _hops(origin) + 1
+        if hops > HOP_LIMIT:
+            raise Reject(f"events derive from one another more than {HOP_LIMIT} times: a loop of handlers")
+        derived["hops"] = hops
+        derived["correlationid"] = origin.get("correlationid") or origin.id
+        derived["causationid"] = origin.id
+    if isinstance(value, Event):
+        event = value.replace(**given) if given else value
+        if origin is not None and parent is not None and event._made_id:
+            identifier = derived_id(origin, handler, position, replay_number(parent))
+            for name, derivation in derived.items():
+                given.setdefault(name, derivation if name not in event else event[name])
+            event = event.replace(**{**given, "id": identifier})
+        return event
+    if origin is not None and parent is not None:
+        derived.setdefault("id", derived_id(origin, handler, position, replay_number(parent)))
+        if "traceparent" in origin:
+            derived["traceparent"] = origin["traceparent"]
+            if "tracestate" in origin:
+                derived["tracestate"] = origin["tracestate"]
+    attributes: dict[str, Any] = {"type": type, "source": f"/{app}/{handler}" if handler else f"/{app}", **derived, **given}
+    event = Event(data=value, **attributes)
+    _ = event.raw  # encoded here, where an error has a name, and not in the sink
+    return event
+
+
+def _hops(event: Event) -> int:
+    try:
+        return int(event._attributes.get("hops", 0))
+    except (TypeError, ValueError):
+        return 0
+
+
+class Outputs:
+    """The output side of one handler."""
+
+    __slots__ = ("_outcomes", "_published")
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        self._outcomes = outcomes
+        self._published = passing("published")
+
+    def answer(self, delivery: Delivery, result: Any) -> Event:
+        """The returned value as the event that answers the sender."""
+        handler = self._outcomes.handler
+        return make_event(
+            result,
+            app=handler.app,
+            handler=handler.name,
+            type=f"{handler.app}.{handler.name}",
+            position=0,
+            parent=delivery,
+            given={},
+        )
+
+    async def process(self, batch: list[tuple[Delivery, Any]]) -> None:
+        """Publish the outputs of a batch; each delivery goes on when all of its own are confirmed."""
+        outcomes = self._outcomes
+        handler = outcomes.handler
+        owners: list[Delivery] = []
+        publications: list[Publication] = []
+        ready: list[Delivery] = []
+        failed: set[Delivery] = set()
+        for delivery, result in batch:
+            if delivery.voided is not None:
+                outcomes.voided(delivery)
+                continue
+            try:
+                made = await self._events(delivery, result)
+                keys = [
+                    None if handler.publish_key is None else handler.publish_key(event, event.data) for event in made
+                ]
+            except HeadraceError as error:
+                outcomes.failed(delivery, error if isinstance(error, Reject) else Reject(f"output: {error}"), 0.0)
+                continue
+            replay = replay_number(delivery)
+            ready.append(delivery)
+            owners.extend([delivery] * len(made))
+            publications.extend(Publication(event, key, replay) for event, key in zip(made, keys, strict=True))
+        delay = 0.1
+        while publications:
+            results = await outcomes.runner.runtime.publish(handler.publishes, publications)
+            again: list[tuple[Delivery, Publication]] = []
+            for owner, publication, published in zip(owners, publications, results, strict=True):
+                if isinstance(published, Published):
+                    continue
+                if isinstance(published, PublishFailed) and published.transient:
+                    again.append((owner, publication))
+                    outcomes.trouble = f"handler {handler.name!r} waits for its sink: {published}"
+                elif owner not in failed:
+                    failed.add(owner)
+                    outcomes.failed(owner, Reject(f"output refused: {published}"), 0.0)
+            owners = [owner for owner, _ in again if owner not in failed]
+            publications = [publication for owner, publication in again if owner not in failed]
+            if publications:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 2.0)
+            elif delay > 0.1:
+                outcomes.trouble = ""
+        confirmed = [delivery for delivery in ready if delivery not in failed]
+        if self._published is not None:
+            self._published(len(confirmed))
+        for delivery in confirmed:
+            if delivery.voided is not None:
+                outcomes.voided(delivery)
+            else:
+                outcomes.complete(delivery)
+
+    async def _events(self, delivery: Delivery, result: Any) -> list[Event]:
+        if hasattr(result, "__aiter__"):
+            result = [value async for value in result]
+        values = result if isinstance(result, list) or inspect.isgenerator(result) else (result,)
+        handler = self._outcomes.handler
+        try:
+            return [
+                make_event(
+                    value,
+                    app=handler.app,
+                    handler=handler.name,
+                    type=handler.publish_type,
+                    position=position,
+                    parent=delivery,
+                    given={},
+                )
+                for position, value in enumerate(values)
+                if value is not None
+            ]
+        except HeadraceError:
+            raise
+        except Exception as error:
+            raise InvalidEvent(f"an output cannot be made: {type(error).__name__}: {error}") from error

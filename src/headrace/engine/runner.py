@@ -1,0 +1,374 @@
+"""Runs one handler: lanes by key, and the workers that walk them.
+
+A lane is no object: it is the chain of deliveries that share a key, linked from the head (ready, running or parked) to
+the tail, which ``lanes`` knows. A lane that empties is gone at once.
+
+Workers are few tasks that walk the ready heads and start attempts directly. A worker whose handler suspends wakes
+another one while there is work, so a handler that never suspends needs one task for all its events and one that waits for
+I/O as many as its concurrency. Nothing here is per event but what an event itself needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextvars import Context
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.context import carry_on, current
+from headrace.engine.deadlines import Deadlines
+from headrace.engine.failpoints import passing
+from headrace.engine.measures import HandlerMeasures
+from headrace.engine.outcomes import Outcomes
+from headrace.engine.parking import Parking
+
+if TYPE_CHECKING:
+    from headrace.engine.delivery import Delivery
+    from headrace.engine.handler import Handler
+    from headrace.engine.runtime import Runtime
+    from headrace.engine.subscription import Subscription
+
+__all__ = ["Runner", "Slots"]
+
+#: Seconds that a worker walks before it lets the loop do other things.
+SLICE = 0.005
+
+
+class Slots:
+    """Attempts running in the whole app, and their limit. Runners that found none wait in ``waiting``."""
+
+    __slots__ = ("limit", "used", "waiting")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.waiting: deque[Runner] = deque()
+
+
+class Runner:
+    """One handler at work. ``held_items`` and ``held_bytes`` count what was fetched and is neither settled nor parked."""
+
+    def __init__(self, handler: Handler, runtime: Runtime) -> None:
+        self.handler = handler
+        self.runtime = runtime
+        self.measures = HandlerMeasures(handler.name, handler.concurrency)
+        self.limit = handler.concurrency
+        self.ready: deque[Delivery] = deque()
+        self.lanes: dict[str, Delivery] = {}
+        self.parking = Parking(handler.parked)
+        self.subscriptions: list[Subscription] = []
+        self.held_items = 0
+        self.held_bytes = 0
+        self.inflight = 0
+        self.paused = False
+        self.stopping = False
+        self.deadlines = Deadlines(handler.timeout, self._expired)
+        self.outcomes = Outcomes(self)
+        self._slots = runtime.slots
+        self._executor: Executor | None = None
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[asyncio.Future[None]] = []
+        self._workers: set[asyncio.Task[None]] = set()
+        self._walking = 0
+        self._context: Context = runtime.context
+        self._first_step = _first_step(handler.signature.call)
+        self._handled = passing("handled")
+
+    # Lanes
+
+    def enqueue(self, delivery: Delivery) -> None:
+        """Put a delivery at the end of its lane."""
+        key = delivery._lane
+        if key is None:
+            self.ready.append(delivery)
+            return
+        tail = self.lanes.get(key)
+        self.lanes[key] = delivery
+        if tail is None:
+            self.ready.append(delivery)
+            return
+        tail._next = delivery
+        if self.parking.heads:
+            head = self.parking.heads.get(key)
+            if head is not None:
+                self.parking.arrived(head, delivery)
+                self.held_items -= 1
+                self.held_bytes -= delivery.size
+
+    def free_lane(self, delivery: Delivery) -> None:
+        """The head of a lane is finished: the next one is ready, or the lane is gone."""
+        key = delivery._lane
+        if key is None:
+            return
+        follower = delivery._next
+        if follower is None:
+            del self.lanes[key]
+        else:
+            delivery._next = None
+            self.ready.append(follower)
+            if not self._walking:
+                self.wake()
+
+    def park(self, delivery: Delivery, due: float) -> None:
+        """Park a lane from its head, or a single delivery, until ``due`` (loop time)."""
+        items, size = self.parking.park(delivery, due)
+        self.held_items -= items
+        self.held_bytes -= size
+        self.parking.places[delivery].timer = self._loop.call_at(due, self.unpark, delivery)
+        self.fetch_more()
+
+    def unpark(self, delivery: Delivery) -> None:
+        """A parked lane is due."""
+        if delivery not in self.parking.places:
+            return
+        items, size = self.parking.leave(delivery)
+        self.held_items += items
+        self.held_bytes += size
+        self.ready.append(delivery)
+        if not self._walking:
+            self.wake()
+
+    def released(self, items: int, size: int) -> None:
+        """So much has been settled: there is new credit."""
+        self.held_items -= items
+        self.held_bytes -= size
+        self.fetch_more()
+
+    def fetch_more(self) -> None:
+        """Let the subscriptions look at the credit again."""
+        for subscription in self.subscriptions:
+            subscription.look()
+
+    def on_void(self, delivery: Delivery) -> None:
+        """Its source lost a delivery (`Delivery.void`)."""
+        delivery._claim = "void"
+        if delivery._task is not None:
+            self.cancel(delivery, "void")
+        elif delivery in self.parking.places:
+            self.unpark(delivery)
+
+    # Workers
+
+    def wake(self) -> None:
+        """Have one more worker walk the ready lanes, if the concurrency allows it."""
+        if self.stopping or self.paused:
+            return
+        if self._idle:
+            self._walking += 1
+            self._idle.pop().set_result(None)
+        elif len(self._workers) < self.limit:
+            self._walking += 1
+            task = self._loop.create_task(self._work())
+            self._workers.add(task)
+            task.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        self._workers.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.runtime.defect(task.exception())
+
+    async def _work(self) -> None:
+        ready = self.ready
+        popleft = ready.popleft
+        slots = self._slots
+        outcomes = self.outcomes
+        finished = outcomes.settle
+        first_step = self._first_step
+        base = self._context
+        lanes = self.lanes
+        duration = self.measures.duration
+        counts, bounds = duration.counts, duration.bounds
+        threaded = not self.handler.signature.is_async
+        deadline_of_slice = perf_counter() + SLICE
+        while True:
+            if not ready or self.stopping or self.paused or slots.used >= slots.limit:
+                if ready and slots.used >= slots.limit and self not in slots.waiting:
+                    slots.waiting.append(self)
+                self._walking -= 1
+                idle: asyncio.Future[None] = self._loop.create_future()
+                self._idle.append(idle)
+                await idle
+                deadline_of_slice = perf_counter() + SLICE
+                continue
+            delivery = popleft()
+            if delivery._claim is not None and not outcomes.admit(delivery):
+                continue
+            delivery.attempt += 1
+            delivery._calls = 0
+            slots.used += 1
+            self.inflight += 1
+            context = base.copy()
+            started = perf_counter()
+            error: BaseException | None = None
+            result: Any = None
+            if threaded:
+                result, error = await self._in_thread(delivery, context)
+            else:
+                try:
+                    waiting = context.run(first_step, delivery)
+                except StopIteration as stop:
+                    result = stop.value
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as raised:  # noqa: BLE001 - every failure of a handler is an outcome
+                    error = raised
+                else:
+                    result, error = await self._suspended(delivery, context, waiting)
+            ended = perf_counter()
+            slots.used -= 1
+            self.inflight -= 1
+            counts[bisect_left(bounds, ended - started)] += 1
+            duration.total += ended - started
+            if self._handled is not None and error is None:
+                self._handled(1)
+            if slots.waiting:
+                slots.waiting.popleft().wake()
+            if error is not None or delivery._cancel is not None:
+                outcomes.failed(delivery, error, started)
+            elif result is not None:
+                outcomes.returned(delivery, result)
+            elif delivery.voided is not None:
+                outcomes.voided(delivery)
+            else:
+                finished.items.append(delivery)
+                if finished.waiting:
+                    finished.wake()
+                key = delivery._lane
+                if key is not None:
+                    follower = delivery._next
+                    if follower is None:
+                        del lanes[key]
+                    else:
+                        delivery._next = None
+                        ready.append(follower)
+            if ended > deadline_of_slice:
+                await asyncio.sleep(0)
+                deadline_of_slice = perf_counter() + SLICE
+
+    async def _suspended(self, delivery: Delivery, context: Context, waiting: Any) -> tuple[Any, BaseException | None]:
+        """Carry on an attempt that waits for something, under its deadline; other lanes are walked meanwhile."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._walking -= 1
+        if self.ready and not self._walking:
+            self.wake()
+        delivery._task = task
+        self.deadlines.add(delivery)
+        try:
+            return await carry_on(context, delivery._run, waiting), None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as raised:  # noqa: BLE001 - every failure of a handler is an outcome
+            if delivery._cancel is None and task.cancelling():
+                raise  # the worker itself is cancelled: the app is being torn down
+            return None, raised
+        finally:
+            self.deadlines.remove(delivery)
+            delivery._task = None
+            self._walking += 1
+            while delivery._cancel is not None and task.cancelling():
+                task.uncancel()
+
+    async def _in_thread(self, delivery: Delivery, context: Context) -> tuple[Any, BaseException | None]:
+        """Run a plain function in the pool. Its deadline is noted, but slot and lane stay until the thread ends."""
+        if self._executor is None:
+            self._executor = self.runtime.threads()
+        call = self.handler.signature.call
+        self._walking -= 1
+        if len(self.ready) and not self._walking:
+            self.wake()
+        self.deadlines.add(delivery)
+        try:
+            with self.runtime.real_time():
+                running = self._loop.run_in_executor(self._executor, context.run, _in_context, call, delivery)
+                return await asyncio.shield(running), None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as raised:  # noqa: BLE001 - every failure of a handler is an outcome
+            return None, raised
+        finally:
+            self.deadlines.remove(delivery)
+            self._walking += 1
+
+    def _expired(self, delivery: Delivery) -> None:
+        if delivery._task is None:
+            delivery._cancel = "timeout"
+        else:
+            self.cancel(delivery, "timeout")
+
+    def cancel(self, delivery: Delivery, why: str) -> None:
+        """Cancel the running attempt inside the handler's frame; ``why`` is ``timeout``, ``void`` or ``drain``."""
+        if delivery._cancel is None:
+            delivery._cancel = why
+        if delivery._task is not None:
+            delivery._task.cancel()
+
+    # Draining
+
+    def stop(self) -> list[Delivery]:
+        """Start nothing more. Returns what was fetched and not started, in the order of each lane."""
+        self.stopping = True
+        heads = list(self.ready)
+        self.ready.clear()
+        for head in list(self.parking.places):
+            items, size = self.parking.leave(head)
+            self.held_items += items
+            self.held_bytes += size
+            heads.append(head)
+        heads.extend(self.outcomes.take_contended())
+        unstarted = []
+        for running in [*self.deadlines.running(), *self.outcomes.holding()]:
+            # The head goes on to its end; what waits behind it does not begin.
+            follower, running._next = running._next, None
+            if follower is not None:
+                heads.append(follower)
+        for head in heads:
+            waiting: Delivery | None = head
+            while waiting is not None:
+                unstarted.append(waiting)
+                behind, waiting._next = waiting._next, None
+                waiting = behind
+        return unstarted
+
+    async def close(self) -> None:
+        """End the workers and the stages. Attempts that still run are cancelled and not counted."""
+        self.stopping = True
+        self.deadlines.close()
+        for task in list(self._workers):
+            task.cancel()
+        if self._workers:
+            await asyncio.gather(*self._workers, return_exceptions=True)
+        await self.outcomes.close()
+
+    def health_detail(self) -> str:
+        """One sentence where something holds the handler up, else empty."""
+        if self.parking.full:
+            return (
+                f"handler {self.handler.name!r}: the budget for parked deliveries is used up "
+                f"({self.parking.items} of {self.parking.budget.items}), most of them behind key {self.parking.largest()!r}; "
+                "its sources are paused until that key recovers"
+            )
+        return self.outcomes.trouble
+
+
+def _first_step(call: Callable[[Delivery], Any]) -> Callable[[Delivery], Any]:
+    """Start the handler's coroutine and run it up to where it first waits. ``StopIteration`` carries its result."""
+    set_current = current.set
+
+    def first_step(delivery: Delivery) -> Any:
+        set_current(delivery)
+        delivery._run = coroutine = call(delivery)
+        return coroutine.send(None)
+
+    return first_step
+
+
+def _in_context(call: Callable[[Delivery], Any], delivery: Delivery) -> Any:
+    current.set(delivery)
+    result = call(delivery)
+    return list(result) if inspect.isgenerator(result) else result

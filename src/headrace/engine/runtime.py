@@ -1,0 +1,214 @@
+"""All handlers of one app at work in one process: start, drain, and what health and metrics read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+from headrace.engine.clock import Clock
+from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
+from headrace.engine.delivery import HAND_BACK, Delivery
+from headrace.engine.handler import Handler
+from headrace.engine.ledger import Ledger
+from headrace.engine.measures import SinkMeasures, StoreMeasures
+from headrace.engine.runner import Runner, Slots
+from headrace.engine.sink import Publication, Published, Sink
+from headrace.engine.source import Source
+from headrace.engine.subscription import Subscription
+from headrace.errors import InvalidEvent
+from headrace.event import Event
+
+__all__ = ["Runtime"]
+
+log = logging.getLogger("headrace.engine")
+
+
+class Runtime:
+    """The engine of one app.
+
+    Parameters:
+        app: its name. ledger, dead_letters: opened by the caller, who also closes them.
+        sink: gives the open sink of what a handler's ``publishes`` names.
+        concurrency: attempts at once over all handlers.
+        grace: seconds that a drain may take.
+        fatal: called once with the exit code when the app must end by itself (``on_exhausted="stop"``: 1; a defect: 1).
+    """
+
+    def __init__(
+        self,
+        app: str,
+        *,
+        ledger: Ledger,
+        dead_letters: DeadLetterStore,
+        sink: Callable[[Any], Sink],
+        concurrency: int = 512,
+        grace: float = 25.0,
+        clock: Clock | None = None,
+        fatal: Callable[[int], None] | None = None,
+    ) -> None:
+        self.app_name = app
+        self.ledger = ledger
+        self.dead_letters = dead_letters
+        self.slots = Slots(concurrency)
+        self.clock = clock or Clock()
+        self.context = copy_context()
+        self.grace = grace
+        self.handlers: list[Runner] = []
+        self.sinks: dict[str, SinkMeasures] = {}
+        self.store_measures = StoreMeasures()
+        self.started = False
+        self.draining = False
+        self.on_quiet: Callable[[], None] | None = None
+        self.on_letter: Callable[[DeadLetter], None] | None = None
+        self.failure: BaseException | None = None
+        self._sink = sink
+        self._fatal = fatal
+        self._threads: ThreadPoolExecutor | None = None
+        self._threads_limit = concurrency
+        self._handed_back: list[Delivery] = []
+        self.holding_time: Callable[[], contextlib.AbstractContextManager[None]] | None = None
+
+    def add(self, handler: Handler, sources: Sequence[Source]) -> Runner:
+        """Take on a handler with its sources (opened by the caller)."""
+        runner = Runner(handler, self)
+        if not all(getattr(source, "idempotent", True) for source in sources):
+            runner.outcomes.ledger = None  # the source knows by itself what was finished
+        runner.subscriptions.extend(Subscription(runner, source) for source in sources)
+        self.handlers.append(runner)
+        return runner
+
+    def start(self) -> None:
+        """Let every subscription fetch."""
+        self.started = True
+        for runner in self.handlers:
+            for subscription in runner.subscriptions:
+                subscription.start()
+
+    # What the pipeline asks for
+
+    async def publish(self, destination: Any, publications: Sequence[Publication]) -> Sequence[Published | Exception]:
+        """Publish through a sink, measured."""
+        sink = self._sink(destination)
+        measures = self.sinks.get(sink.name)
+        if measures is None:
+            measures = self.sinks[sink.name] = SinkMeasures(sink.name)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        results = await sink.publish(publications)
+        measures.duration.add(loop.time() - begun, len(publications))
+        for result in results:
+            if isinstance(result, Published):
+                measures.published["duplicate" if result.duplicate else "ok"] += 1
+            else:
+                measures.published["failed"] += 1
+        return results
+
+    def expired(self, event: Event, delay: float) -> bool:
+        """Whether the event's ``expirytime`` is over after so many seconds. One that is no time never expires."""
+        value = event._attributes.get("expirytime")
+        if value is None:
+            return False
+        from headrace.cloudevents.types import parse_time
+
+        try:
+            time = value if hasattr(value, "timestamp") else parse_time(str(value))
+        except InvalidEvent:
+            return False
+        return bool(time.timestamp() < self.clock.now() + delay)
+
+    def threads(self) -> Executor:
+        """The pool of plain ``def`` handlers, as large as the app's concurrency; threads start as they are needed."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._threads_limit, thread_name_prefix="headrace-handler")
+        return self._threads
+
+    @contextlib.contextmanager
+    def real_time(self) -> Iterator[None]:
+        """Around what runs outside the loop: a virtual clock must not jump meanwhile."""
+        if self.holding_time is None:
+            yield
+        else:
+            with self.holding_time():
+                yield
+
+    async def buried(self, letter: DeadLetter, replay: int) -> None:
+        """A dead letter has been stored."""
+        if self.on_letter is not None:
+            self.on_letter(letter)
+
+    def hand_back(self, delivery: Delivery) -> None:
+        """A delivery that will not be finished here: given back when the drain has settled the others."""
+        self._handed_back.append(delivery)
+
+    def defect(self, error: BaseException | None) -> None:
+        """Something in the runtime itself failed, or a source for good: the app ends, nothing more is acknowledged."""
+        if isinstance(error, asyncio.CancelledError) or error is None:
+            return
+        if self.failure is None:
+            self.failure = error
+            log.critical("the runtime cannot go on: %s: %s", type(error).__name__, error, exc_info=error)
+        self.request_stop(getattr(error, "exit_code", 1))
+
+    def request_stop(self, code: int) -> None:
+        """End the app with this exit code."""
+        if self._fatal is not None:
+            self._fatal(code)
+
+    # Draining
+
+    async def drain(self, grace: float | None = None) -> bool:
+        """Stop fetching, finish what is in flight, settle, flush, hand back, close.
+
+        Returns whether everything in flight was finished within ``grace`` seconds; what was not is cancelled, uncounted,
+        and handed back.
+        """
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (self.grace if grace is None else grace)
+        await asyncio.gather(*(sub.stop() for runner in self.handlers for sub in runner.subscriptions))
+        unstarted = [delivery for runner in self.handlers for delivery in runner.stop()]
+        complete = True
+        try:
+            async with asyncio.timeout_at(end):
+                await self._quiet()
+        except TimeoutError:
+            complete = False
+            for runner in self.handlers:
+                for delivery in runner.deadlines.running():
+                    runner.cancel(delivery, "drain")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._quiet()
+        # What failed meanwhile did so before the flush: its count is recorded, its claim goes back.
+        for delivery in [*unstarted, *self._handed_back]:
+            runner = delivery._runner
+            if delivery.voided is None:
+                delivery.source.settle(delivery, HAND_BACK)
+            runner.outcomes.releases.add(delivery)
+            for subscription in runner.subscriptions:
+                subscription.let_go((delivery,))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(1.0, end - loop.time())):
+                await asyncio.gather(*(runner.outcomes.join() for runner in self.handlers))
+        closing = [sub.close() for runner in self.handlers for sub in runner.subscriptions]
+        for result in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.warning("a source did not close cleanly: %s: %s", type(result).__name__, result)
+        await asyncio.gather(*(runner.close() for runner in self.handlers))
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        return complete
+
+    async def _quiet(self) -> None:
+        """Wait until no attempt runs and every stage is empty."""
+        while True:
+            await asyncio.gather(*(runner.outcomes.join() for runner in self.handlers))
+            if not any(runner.inflight for runner in self.handlers):
+                await asyncio.gather(*(runner.outcomes.join() for runner in self.handlers))
+                return
+            await asyncio.sleep(0.01)

@@ -1,0 +1,282 @@
+"""One source bound to one handler: fetches by credit, decides what each delivery is, and puts it in its lane.
+
+decode (the source's) → expired → filter → data and key → claim → lane, for a whole batch at a time. An event that is
+filtered out is never judged by the handler's type or key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from headrace.engine.delivery import ACK, Delivery
+from headrace.engine.failpoints import passing
+from headrace.engine.ledger import CLAIMED, Identity
+from headrace.engine.measures import SourceMeasures
+from headrace.engine.source import Credit, Source
+from headrace.errors import HeadraceError, InvalidEvent
+
+if TYPE_CHECKING:
+    from headrace.engine.runner import Runner
+
+__all__ = ["Subscription"]
+
+log = logging.getLogger("headrace.engine")
+
+#: Seconds between a settlement and the flush that confirms it and those that came meanwhile.
+FLUSH_EVERY = 0.2
+
+
+class Subscription:
+    """Feeds one runner from one source."""
+
+    def __init__(self, runner: Runner, source: Source) -> None:
+        self.runner = runner
+        self.source = source
+        self.measures = SourceMeasures(source.name)
+        self.held: set[Delivery] = set()
+        self._ledger = bool(runner.handler.idempotent) and getattr(source, "idempotent", True)
+        self._default_key = None if runner.handler.key is not None else getattr(source, "default_key", None)
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._unflushed = 0
+        self._loop = asyncio.get_running_loop()
+        self._received = passing("received")
+        self._claimed = passing("claimed")
+        self._flushed = passing("flushed")
+
+    def start(self) -> None:
+        """Begin to fetch; the source is open."""
+        self._tasks.append(self._loop.create_task(self._fetch()))
+        if self.source.extend_every is not None:
+            self._tasks.append(self._loop.create_task(self._extend(self.source.extend_every)))
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.runner.runtime.defect(task.exception())
+
+    # Fetching
+
+    def look(self) -> None:
+        """The credit may have grown."""
+        self._wake.set()
+
+    def credit(self) -> Credit | None:
+        """What may be fetched now, or ``None`` where it is not worth asking: a part of the prefetch is free before more
+        is fetched, so that batches stay batches; with nothing held the whole of it is."""
+        runner = self.runner
+        if runner.paused or runner.stopping or runner.parking.full:
+            return None
+        limit, size = runner.handler.prefetch
+        limit += runner.limit
+        items, space = limit - runner.held_items, size - runner.held_bytes
+        if space <= 0 or items <= 0 or (items < limit // 4 and runner.held_items > 0):
+            return None
+        if runner.parking.items:
+            # What comes may belong to a parked lane: it must not overrun the budget.
+            room, bytes_left = runner.parking.room()
+            items, space = min(items, room), min(space, bytes_left)
+        return Credit(items, space)
+
+    async def _fetch(self) -> None:
+        source = self.source
+        while True:
+            credit = self.credit()
+            if credit is None:
+                self._wake.clear()
+                if self.credit() is None:
+                    await self._wake.wait()
+                continue
+            batch = await source.fetch(credit)
+            if not batch:
+                # The source drains by itself (it is being closed, or stands by): ask again, without haste.
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await self._wake.wait()
+                continue
+            if self._received is not None:
+                self._received(len(batch))
+            await self.take(batch)
+
+    async def take(self, batch: Sequence[Delivery]) -> None:
+        """Bring a batch into the lanes."""
+        runner = self.runner
+        handler = runner.handler
+        decode, accept, key_of = handler.signature.decode, handler.accept, handler.key
+        identify, default_key = handler.identify, self._default_key
+        self.measures.received += len(batch)
+        self.held.update(batch)
+        runner.held_items += len(batch)
+        runner.held_bytes += sum([delivery.size for delivery in batch])
+        good: list[Delivery] = []
+        identities: list[Identity] = []
+        for delivery in batch:
+            delivery._runner = runner
+            event = delivery.event
+            if event is None:
+                self._unusable(delivery, "decode")
+                continue
+            attributes = event._attributes
+            if "expirytime" in attributes and runner.runtime.expired(event, 0.0):
+                self._pass_by(delivery, "expired")
+                continue
+            stage = "filter"
+            try:
+                if accept is not None and not accept(event):
+                    self._pass_by(delivery, "filtered")
+                    continue
+                stage = "data"
+                if decode is not None:
+                    delivery._data = decode(event)
+                stage = "key"
+                if key_of is not None:
+                    delivery._lane = key_of(event, delivery._data if decode is not None else None)
+                elif default_key is not None:
+                    delivery._lane = default_key(delivery)
+                if identify is not None:
+                    stage = "idempotent"
+                    identities.append(("", identify(event)))
+                else:
+                    identities.append((attributes["source"], attributes["id"]))
+            except InvalidEvent as error:
+                delivery.error = error
+                self._unusable(delivery, stage)
+                continue
+            except Exception as error:  # noqa: BLE001 - the user's own function failed on this event
+                delivery.error = InvalidEvent(f"the handler's {stage} function raised {type(error).__name__}: {error}")
+                delivery.error.__cause__ = error
+                self._unusable(delivery, stage)
+                continue
+            good.append(delivery)
+        if good:
+            first = good[0].event
+            if first is not None and "time" in first._attributes:
+                self._age(first)
+            if self._ledger:
+                await self._claim(good, identities)
+            else:
+                for delivery in good:
+                    runner.enqueue(delivery)
+        if handler.ack_first:
+            for delivery in good:
+                self.source.settle(delivery, ACK)
+        if runner.ready and not runner._walking:
+            runner.wake()
+
+    async def _claim(self, good: list[Delivery], identities: list[Identity]) -> None:
+        runner = self.runner
+        outcomes = runner.outcomes
+        claims = await outcomes.claim(identities)
+        if self._claimed is not None:
+            self._claimed(len(good))
+        ready, lanes = runner.ready, runner.lanes
+        simple = not runner.parking.heads
+        fresh = 0
+        for delivery, identity, claim in zip(good, identities, claims, strict=True):
+            delivery._identity = identity
+            if claim is CLAIMED:
+                fresh += 1
+            else:
+                outcomes.take_claim(delivery, claim)
+                if delivery._claim == "finished":
+                    outcomes.duplicate(delivery)
+                    continue
+                if delivery.voided is not None:
+                    delivery._claim = "void"
+            if simple:
+                key = delivery._lane
+                if key is None:
+                    ready.append(delivery)
+                else:
+                    tail = lanes.get(key)
+                    lanes[key] = delivery
+                    if tail is None:
+                        ready.append(delivery)
+                    else:
+                        tail._next = delivery
+            else:
+                runner.enqueue(delivery)
+        runner.measures.lookups["fresh"] += fresh
+
+    def _unusable(self, delivery: Delivery, stage: str) -> None:
+        rejected = self.measures.rejected
+        rejected[stage] = rejected.get(stage, 0) + 1
+        self.runner.outcomes.unusable(delivery)
+
+    def _pass_by(self, delivery: Delivery, outcome: str) -> None:
+        self.runner.measures.outcomes[outcome] += 1
+        self.runner.outcomes.unmarked(delivery, ACK)
+
+    def _age(self, event: object) -> None:
+        """The age of one event a batch: what a histogram needs, at a price that does not count."""
+        with contextlib.suppress(InvalidEvent):
+            time = event.time  # type: ignore[attr-defined]
+            self.runner.measures.age.add(max(0.0, self.runner.runtime.clock.now() - time.timestamp()))
+
+    # Settlement
+
+    def let_go(self, batch: Iterable[Delivery]) -> None:
+        """These are settled: no longer extended, flushed soon."""
+        before = len(self.held)
+        self.held.difference_update(batch)
+        self._unflushed += before - len(self.held)
+        if not self.held and self.runner.runtime.on_quiet is not None:
+            self.runner.runtime.on_quiet()
+        if self._unflushed and self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_EVERY, self._start_flush)
+
+    def _start_flush(self) -> None:
+        self._flushing = self._loop.create_task(self.flush())
+
+    async def flush(self) -> None:
+        """Have the broker confirm what was settled. What it does not confirm comes again, and the ledger knows it."""
+        settled, self._unflushed = self._unflushed, 0
+        try:
+            missing = await self.source.flush()
+        except HeadraceError as error:
+            log.warning("source %s: settlements are not confirmed yet: %s", self.source.name, error)
+            missing = ()
+            self._unflushed += settled
+            settled = 0
+        finally:
+            self._flush_timer = None
+        if self._unflushed and not self.runner.stopping:
+            self._flush_timer = self._loop.call_later(FLUSH_EVERY, self._start_flush)
+        if missing:
+            log.info("source %s: %d settlements were not confirmed; they will come again", self.source.name, len(missing))
+        if self._flushed is not None:
+            self._flushed(settled)
+
+    async def _extend(self, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            if self.held:
+                await self.source.extend(list(self.held))
+
+    # Ending
+
+    async def stop(self) -> None:
+        """Fetch no more. Deliveries keep being extended until `close`."""
+        fetching, *_ = self._tasks
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Flush and close the source."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        if self._flushing is not None:
+            await asyncio.gather(self._flushing, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.flush()
+        await self.source.close()

@@ -1,0 +1,252 @@
+"""One process's run of an app: opens store, broker, sources and sinks, starts the engine, and drains it.
+
+`App` compiles handlers; this module connects them to the real parts. Nothing is acknowledged that was not opened here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from headrace.engine.broker import Binding, Broker
+from headrace.engine.clock import Clock
+from headrace.engine.dead_letters import DeadLetterStore
+from headrace.engine.ledger import Owner
+from headrace.engine.runtime import Runtime
+from headrace.engine.sink import Sink
+from headrace.engine.source import Source
+from headrace.errors import ConfigurationError, ConnectionFailed, StoreUnavailable
+from headrace.settings import Settings, hide_secrets
+from headrace.stores import Store, open_store
+
+if TYPE_CHECKING:
+    from headrace.compilation import Compiled
+
+__all__ = ["BROKERS", "Worker", "create_broker"]
+
+log = logging.getLogger("headrace")
+
+#: URL scheme → module with ``create(url, *, app, settings, ready_within)``, and the extra that brings it.
+BROKERS = {
+    "nats": ("headrace.nats.broker", "nats"),
+    "tls": ("headrace.nats.broker", "nats"),
+    "kafka": ("headrace.kafka.broker", "kafka"),
+    "memory": ("headrace.memory.broker", ""),
+}
+
+
+def create_broker(url: str, *, app: str, settings: Settings) -> Broker:
+    """The broker of a URL, not yet connected. Raises `ConfigurationError` for an unknown scheme or a missing extra."""
+    scheme = urlsplit(url).scheme
+    if scheme not in BROKERS or "://" not in url:
+        raise ConfigurationError(
+            f"broker {hide_secrets(url)!r}: unknown URL scheme {scheme!r}; use nats://, kafka:// or memory://"
+        )
+    module, extra = BROKERS[scheme]
+    try:
+        create = import_module(module).create
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("headrace"):
+            raise
+        raise ConfigurationError(
+            f"broker {hide_secrets(url)!r} needs the module {error.name!r}; install headrace[{extra}]"
+        ) from error
+    broker: Broker = create(url, app=app, settings=settings.transport, ready_within=settings["ready_within"])
+    return broker
+
+
+class Worker:
+    """Opened by `open`, at work after `start`, ended by `drain` (and always by `close`)."""
+
+    def __init__(
+        self,
+        app: str,
+        compiled: Sequence[Compiled],
+        settings: Settings,
+        *,
+        broker: Broker | None = None,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        fatal: Callable[[int], None] | None = None,
+        substitute: Callable[[Compiled, Binding], Source] | None = None,
+    ) -> None:
+        self.app = app
+        self.compiled = compiled
+        self.settings = settings
+        self.broker = broker
+        self.store = store
+        self.owner = Owner(app, secrets.token_hex(8), os.getpid(), socket.gethostname())
+        self.runtime: Runtime | None = None
+        self.dead_letters: DeadLetterStore | None = None
+        self.receivers: list[Any] = []
+        self.complete = True
+        self._clock = clock
+        self._fatal = fatal
+        self._substitute = substitute
+        self._sinks: dict[Any, Sink] = {}
+        self._own_letters: Store | None = None
+
+    async def open(self) -> None:
+        """Connect to everything and declare what is needed. Raises a `HeadraceError` with the exit code that fits."""
+        settings = self.settings
+        if self.store is None:
+            self.store = open_store(settings["store"], app=self.app)
+        await self._open_store(self.store)
+        needs = [compiled for compiled in self.compiled if compiled.needs_broker]
+        if self.broker is None and settings["broker"]:
+            self.broker = create_broker(settings["broker"], app=self.app, settings=settings)
+        if self.broker is None and needs and self._substitute is None:
+            first = needs[0]
+            raise ConfigurationError(
+                f"handler {first.handler.name!r} uses the channel {first.channel!r}, and no broker is configured: "
+                "set HEADRACE_BROKER (nats://…, kafka://… or memory://) or App(broker=…)"
+            )
+        if self.broker is not None:
+            await self.broker.open()
+        self.dead_letters = await self._open_dead_letters()
+        self.runtime = Runtime(
+            self.app,
+            ledger=self.store.ledger,
+            dead_letters=self.dead_letters,
+            sink=self._opened_sink,
+            concurrency=settings["concurrency"],
+            grace=settings["drain"],
+            clock=self._clock,
+            fatal=self._fatal,
+        )
+        for compiled in self.compiled:
+            if compiled.handler.publishes is not None:
+                await self.sink(compiled.handler.publishes)
+        names = tuple(compiled.handler.name for compiled in self.compiled)
+        opened: list[tuple[Compiled, list[Source]]] = []
+        for compiled in self.compiled:
+            binding = self.binding(compiled, names)
+            sources = [self._source(compiled, binding)]
+            if self.broker is not None and (compiled.channel or self._substitute is not None):
+                sources.append(self.broker.replays(binding))
+            opened.append((compiled, sources))
+        for compiled, sources in opened:
+            for source in sources:
+                await source.open()
+            self.runtime.add(compiled.handler, sources)
+
+    async def _open_store(self, store: Store) -> None:
+        try:
+            async with asyncio.timeout(self.settings["ready_within"]):
+                await store.open(self.owner)
+        except (TimeoutError, StoreUnavailable) as error:
+            raise ConnectionFailed(
+                f"store {store.url} did not answer within {self.settings['ready_within']:g} s: {error}"
+            ) from error
+
+    async def _open_dead_letters(self) -> DeadLetterStore:
+        """The SQL store that was named, the broker, the store, or a SQLite file beside the app: there is always one."""
+        url = self.settings["dead_letters"]
+        store = self.store
+        assert store is not None
+        letters: DeadLetterStore | None = None
+        if not url:
+            if self.broker is not None:
+                letters = self.broker.dead_letters(self.app)
+            if letters is None and (store.durable or self.settings.values["store"].origin != "default"):
+                letters = store.dead_letters
+            if letters is None:
+                os.makedirs(".headrace", exist_ok=True)
+                url = f"sqlite:///.headrace/{self.app}.db"
+        if letters is None:
+            self._own_letters = open_store(url, app=self.app)
+            await self._open_store(self._own_letters)
+            letters = self._own_letters.dead_letters
+            if letters is None:
+                raise ConfigurationError(f"dead letters cannot be kept in {hide_secrets(url)}: name a SQL store")
+        await letters.open()
+        return letters
+
+    def binding(self, compiled: Compiled, names: tuple[str, ...]) -> Binding:
+        """What the source of a handler learns about it."""
+        handler = compiled.handler
+        return Binding(
+            app=self.app,
+            handler=handler.name,
+            keyed=handler.keyed,
+            concurrency=handler.concurrency,
+            prefetch=handler.prefetch,
+            parked=handler.parked,
+            timeout=handler.timeout,
+            start=compiled.start,
+            wants_bytes=handler.signature.wants_bytes,
+            handlers=names,
+            broker=self.broker,
+            checkpoints=self._checkpoints(),
+            ready_within=self.settings["ready_within"],
+            settings=dict(self.settings.transport),
+        )
+
+    def _checkpoints(self) -> Any:
+        store = self.store
+        if store is not None and store.durable and store.checkpoints is not None:
+            return store.checkpoints
+        found = self.broker.checkpoints(self.app) if self.broker is not None else None
+        return found or (store.checkpoints if store is not None else None)
+
+    def _source(self, compiled: Compiled, binding: Binding) -> Source:
+        if self._substitute is not None:
+            return self._substitute(compiled, binding)
+        if compiled.channel:
+            assert self.broker is not None
+            return self.broker.channel(compiled.channel, binding)
+        source = compiled.declaration.bind(binding)
+        if compiled.receives:
+            self.receivers.append(source)
+        return source
+
+    async def sink(self, destination: Any) -> Sink:
+        """The open sink of a channel name or a sink declaration."""
+        sink = self._sinks.get(destination)
+        if sink is None:
+            if isinstance(destination, str):
+                if self.broker is None:
+                    raise ConfigurationError(
+                        f"publishing to the channel {destination!r} needs a broker: set HEADRACE_BROKER or App(broker=…)"
+                    )
+                sink = self.broker.sink(destination)
+            else:
+                sink = destination.sink(self.broker)
+            await sink.open()
+            self._sinks[destination] = sink
+        return sink
+
+    def _opened_sink(self, destination: Any) -> Sink:
+        return self._sinks[destination]
+
+    def start(self) -> None:
+        """Let events flow."""
+        assert self.runtime is not None
+        self.runtime.start()
+
+    async def drain(self) -> bool:
+        """Finish what is in flight and close; whether all of it was finished in time."""
+        complete = True if self.runtime is None else await self.runtime.drain()
+        await self.close()
+        return complete
+
+    async def close(self) -> None:
+        """Let go of every connection; safe after a failed `open`."""
+        closing: list[Any] = list(self._sinks.values())
+        self._sinks.clear()
+        for part in (self.dead_letters, self.broker, self._own_letters, self.store):
+            if part is not None:
+                closing.append(part)
+        self.dead_letters = None
+        for part in closing:
+            try:
+                await part.close()
+            except Exception as error:  # noqa: BLE001 - the others must be closed too
+                log.warning("closing %s: %s: %s", type(part).__name__, type(error).__name__, error)
