@@ -1,0 +1,105 @@
+"""The ASGI application in front of all receivers of an app: one table from path to source.
+
+Served by `headrace.http.server` or mounted in any ASGI application; a prefix under which it is mounted arrives as
+``root_path`` and is taken off. Nothing here logs a request's query string: it may carry an access token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
+
+from headrace.errors import ConfigurationError
+from headrace.http.answers import NO_CONTENT, Answer, problem
+from headrace.http.source import HttpSource
+
+if TYPE_CHECKING:
+    from headrace.http.request import Receive, Scope, Send
+
+__all__ = ["Routed", "Routes", "reply"]
+
+log = logging.getLogger("headrace.http")
+
+
+class Routed(Protocol):
+    """A source that takes requests: `HttpSource` and `DurableSource`."""
+
+    path: str
+    name: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def drain(self) -> None: ...
+
+
+class Routes:
+    """Routes requests to receivers by exact path (ASGI 3)."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, Routed] = {}
+        #: For our own server: receivers that take a request without a task of its own, by the path as it is sent.
+        self.direct: dict[bytes, HttpSource] = {}
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths that are served."""
+        return list(self._routes)
+
+    def add(self, source: Routed) -> None:
+        """Serve this source. Raises `ConfigurationError` where its path is taken."""
+        if source.path in self._routes:
+            raise ConfigurationError(
+                f"two receivers have the path {source.path!r}; an answer comes from one handler: change one path"
+            )
+        self._routes[source.path] = source
+        if isinstance(source, HttpSource):
+            self.direct[quote(source.path, safe="/:@!$&'()*+,;=~").encode()] = source
+
+    def drain(self) -> None:
+        """Answer 503 from now on: the app is stopping."""
+        for source in self._routes.values():
+            source.drain()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        source = self._routes.get(scope["path"])
+        if source is None or scope["type"] != "http":
+            await self._elsewhere(scope, receive, send)
+            return
+        try:
+            await source(scope, receive, send)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # The path is the declared one; headers, query and body may hold secrets.
+            log.exception("a request to %s failed inside the receiver; the sender was told 500", source.path)
+            await reply(send, problem(500, "the receiver failed; send the event again", retry_after=1))
+
+    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            path: str = scope["path"]
+            prefix = scope.get("root_path", "").rstrip("/")
+            source = self._routes.get(path[len(prefix) :]) if prefix and path.startswith(prefix) else None
+            if source is not None:
+                await source(scope, receive, send)
+            else:
+                await reply(send, problem(404, "no receiver has this path"))
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """The app is started by whoever mounts it; there is nothing to do here, and hosts insist on an answer."""
+    while (message := await receive())["type"] != "lifespan.shutdown":
+        await send({"type": message["type"] + ".complete"})
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def reply(send: Send, answer: Answer = NO_CONTENT) -> None:
+    """Send a whole answer."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})
