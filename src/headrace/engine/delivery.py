@@ -144,6 +144,15 @@ class Delivery:
             return Original((), None)
         return Original((("content-type", "application/cloudevents+json"),), event.to_json())
 
+    @property
+    def under_way(self) -> bool:
+        """An attempt runs, or has ended and is being settled; ``False`` before the first, and while it waits for a retry.
+
+        For sources that let what runs finish before they give it up (a revoked partition).
+        """
+        runner = self._runner
+        return self.attempt > 0 and runner is not None and self not in runner.parking.places
+
     def void(self, reason: str) -> None:
         """Called by the source that lost this delivery: it is not attempted, publishes nothing, releases its claim, and
         its completion is discarded. A running attempt is cancelled and not counted. Safe to call more than once."""
