@@ -59,13 +59,15 @@ class App(Router):
         self._opening = asyncio.Lock()
         self._asgi: Any = None
 
-    def settings(self, defaults: Mapping[str, Any] | None = None) -> Settings:
-        """The settings as they are now: arguments, then the environment, then ``defaults``, then our own."""
-        settings = Settings.resolve(self._arguments)
-        if not defaults:
-            return settings
-        unset = {name: value for name, value in defaults.items() if settings.values[name].origin == "default"}
-        return Settings.resolve({**self._arguments, **unset})
+    def settings(
+        self, *, overrides: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
+    ) -> Settings:
+        """The settings as they are now: ``overrides`` (a command's flags), arguments, the environment, ``defaults`` (a
+        command's own), then ours."""
+        arguments = {**self._arguments, **(overrides or {})}
+        settings = Settings.resolve(arguments)
+        unset = {name: value for name, value in (defaults or {}).items() if settings.values[name].origin == "default"}
+        return Settings.resolve({**arguments, **unset}) if unset else settings
 
     def compile(self, settings: Settings | None = None) -> list[Compiled]:
         """Every handler, checked and compiled.
@@ -119,7 +121,7 @@ class App(Router):
         async with self._opening:
             if self._publisher is None:
                 settings = self.settings()
-                publisher = Worker(self.name, (), settings)
+                publisher = Worker(self.name, (), settings, role="publish")
                 try:
                     await publisher.open()
                 except BaseException:
@@ -177,7 +179,9 @@ class App(Router):
         (result,) = await worker.runtime.publish(channel_or_sink, [Publication(event, key, replay)])
         if isinstance(result, Published):
             return result
-        raise result if isinstance(result, HeadraceError) else HeadraceError(f"publishing to {channel_or_sink}: {result}")
+        raise (
+            result if isinstance(result, HeadraceError) else HeadraceError(f"publishing to {channel_or_sink}: {result}")
+        )
 
     # HTTP and tests
 

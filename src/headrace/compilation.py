@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 from headrace.engine.handler import Handler
 from headrace.engine.keys import compile_key
 from headrace.engine.signature import resolve
@@ -39,8 +38,8 @@ class Compiled:
 
     @property
     def receives(self) -> bool:
-        """Whether its source is an HTTP receiver."""
-        return bool(getattr(self.declaration, "receives", False))
+        """Whether its source takes HTTP requests."""
+        return hasattr(self.declaration, "path")
 
 
 def check_name(name: str, what: str) -> None:

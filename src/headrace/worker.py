@@ -12,7 +12,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from headrace.engine.broker import Binding, Broker
@@ -63,7 +63,11 @@ def create_broker(url: str, *, app: str, settings: Settings) -> Broker:
 
 
 class Worker:
-    """Opened by `open`, at work after `start`, ended by `drain` (and always by `close`)."""
+    """Opened by `open`, at work after `start`, ended by `drain` (and always by `close`).
+
+    ``role``: ``run`` handles events, ``publish`` only publishes, ``letters`` looks after dead letters beside a running worker.
+    ``substitute`` gives the source of a handler instead of the declared one (the app in memory).
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Worker:
         clock: Clock | None = None,
         fatal: Callable[[int], None] | None = None,
         substitute: Callable[[Compiled, Binding], Source] | None = None,
+        role: Literal["run", "publish", "letters"] = "run",
     ) -> None:
         self.app = app
         self.compiled = compiled
@@ -90,6 +95,7 @@ class Worker:
         self._clock = clock
         self._fatal = fatal
         self._substitute = substitute
+        self._role = role
         self._sinks: dict[Any, Sink] = {}
         self._own_letters: Store | None = None
 
@@ -97,7 +103,9 @@ class Worker:
         """Connect to everything and declare what is needed. Raises a `HeadraceError` with the exit code that fits."""
         settings = self.settings
         if self.store is None:
-            self.store = open_store(settings["store"], app=self.app)
+            # A publisher keeps nothing; whoever looks at dead letters does so beside the worker that owns the store.
+            url = "memory://" if self._role == "publish" else settings["store"]
+            self.store = open_store(url, app=self.app, beside=self._role == "letters")
         await self._open_store(self.store)
         needs = [compiled for compiled in self.compiled if compiled.needs_broker]
         if self.broker is None and settings["broker"]:
@@ -110,7 +118,11 @@ class Worker:
             )
         if self.broker is not None:
             await self.broker.open()
-        self.dead_letters = await self._open_dead_letters()
+        if self._role == "publish":
+            self.dead_letters = self.store.dead_letters
+        else:
+            self.dead_letters = await self._open_dead_letters()
+        assert self.dead_letters is not None
         self.runtime = Runtime(
             self.app,
             ledger=self.store.ledger,
@@ -161,7 +173,7 @@ class Worker:
                 os.makedirs(".headrace", exist_ok=True)
                 url = f"sqlite:///.headrace/{self.app}.db"
         if letters is None:
-            self._own_letters = open_store(url, app=self.app)
+            self._own_letters = open_store(url, app=self.app, beside=self._role == "letters")
             await self._open_store(self._own_letters)
             letters = self._own_letters.dead_letters
             if letters is None:
@@ -202,7 +214,7 @@ class Worker:
         if compiled.channel:
             assert self.broker is not None
             return self.broker.channel(compiled.channel, binding)
-        source = compiled.declaration.bind(binding)
+        source: Source = compiled.declaration.bind(binding)
         if compiled.receives:
             self.receivers.append(source)
         return source

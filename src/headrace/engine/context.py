@@ -35,8 +35,9 @@ def carry_on(context: Context, coroutine: Coroutine[Any, Any, Any], waiting: Any
         except GeneratorExit:
             coroutine.close()
             raise
-        except BaseException as error:
-            step, argument = coroutine.throw, error
+        except BaseException as error:  # noqa: BLE001 - thrown on into the handler, which decides
+            step: Any = coroutine.throw
+            argument: Any = error
         else:
             step, argument = send, value
         try:

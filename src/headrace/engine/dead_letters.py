@@ -94,7 +94,9 @@ class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
         """
         event = self.event
         if event is None:
-            raise InvalidEvent(f"dead letter {self.id} holds bytes that are no event ({self.reason}); edit it before replay")
+            raise InvalidEvent(
+                f"dead letter {self.id} holds bytes that are no event ({self.reason}); edit it before replay"
+            )
         return event.replace(replayof=self.id, replaynumber=self.replay + 1)
 
 

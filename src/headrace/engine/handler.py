@@ -14,6 +14,7 @@ from headrace.policy import Retry
 __all__ = ["DEFAULT_PARKED", "DEFAULT_PREFETCH_BYTES", "Handler"]
 
 DEFAULT_PREFETCH_BYTES = 64 * 1024 * 1024
+DEFAULT_PREFETCH = Credit(256, DEFAULT_PREFETCH_BYTES)
 DEFAULT_PARKED = Credit(10_000, 64 * 1024 * 1024)
 
 
@@ -42,7 +43,7 @@ class Handler:
     order: str = "release"
     timeout: float = 30.0
     concurrency: int = 64
-    prefetch: Credit = Credit(256, DEFAULT_PREFETCH_BYTES)
+    prefetch: Credit = DEFAULT_PREFETCH
     parked: Credit = DEFAULT_PARKED
     idempotent: bool = True
     identify: Callable[[Event], str] | None = None

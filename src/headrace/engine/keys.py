@@ -44,7 +44,7 @@ def compile_key(key: Key, typed: bool) -> Callable[[Event, Any], str]:
         def direct(event: Event, data: Any) -> str:
             value = getattr(data, first, _MISSING)
             if value.__class__ is str:
-                return value  # type: ignore[no-any-return]
+                return value
             return text(field(event, data, path), key)
 
         return direct

@@ -33,7 +33,7 @@ def replay_number(delivery: Delivery) -> int:
 def compose(handler: Handler, delivery: Delivery, error: BaseException, *, now: float) -> DeadLetter:
     """The dead letter of a delivery. ``now`` in seconds since the epoch."""
     event = delivery.event
-    origin = {name: value for name, value in delivery.metadata.items()}
+    origin = dict(delivery.metadata)
     headers, body = delivery.original()
     if event is not None:
         source, id, type, subject = event.source, event.id, event.type, event.subject

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-__all__ = ["HandlerMeasures", "Histogram", "OUTCOMES", "SinkMeasures", "SourceMeasures", "StoreMeasures"]
+__all__ = ["OUTCOMES", "HandlerMeasures", "Histogram", "SinkMeasures", "SourceMeasures", "StoreMeasures"]
 
 OUTCOMES: Final = ("ok", "duplicate", "filtered", "expired", "retry", "dead", "dropped", "timeout", "cancelled")
 #: Distinct exception types counted for a handler; further ones count as "other".

@@ -243,7 +243,10 @@ class Outcomes:
             self._drop(delivery, error)
         elif end == "stop":
             log.error(
-                "handler %s: attempts exhausted and on_exhausted is stop: %s: %s", self.handler.name, type(error).__name__, error
+                "handler %s: attempts exhausted and on_exhausted is stop: %s: %s",
+                self.handler.name,
+                type(error).__name__,
+                error,
             )
             self.runner.runtime.hand_back(delivery)
             self.runner.free_lane(delivery)
@@ -328,7 +331,9 @@ class Outcomes:
         if all(marks):
             return batch
         self.measures.fenced += marks.count(False) if isinstance(marks, list) else len(marks) - sum(marks)
-        log.warning("handler %s: %d completions refused, their claims were lost", self.handler.name, len(marks) - sum(marks))
+        log.warning(
+            "handler %s: %d completions refused, their claims were lost", self.handler.name, len(marks) - sum(marks)
+        )
         return [delivery for delivery, mark in zip(batch, marks, strict=True) if mark]
 
     async def _retry(self, batch: list[tuple[Delivery, float]]) -> None:
@@ -369,7 +374,11 @@ class Outcomes:
                 self._loop.call_later(5.0, self.letters.add, (delivery, error))
                 continue
             log.error(
-                "handler %s: dead letter %s after %d attempts: %s", self.handler.name, letter.id, delivery.attempt, letter.reason
+                "handler %s: dead letter %s after %d attempts: %s",
+                self.handler.name,
+                letter.id,
+                delivery.attempt,
+                letter.reason,
             )
             self.measures.outcomes["dead"] += 1
             delivery._outcome = DEAD

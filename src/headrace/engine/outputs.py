@@ -37,7 +37,14 @@ def derived_id(parent: Event, handler: str, position: int | str, replay: int) ->
 
 
 def make_event(
-    value: Any, *, app: str, handler: str, type: str, position: int | str, parent: Delivery | None, given: dict[str, Any]
+    value: Any,
+    *,
+    app: str,
+    handler: str,
+    type: str,
+    position: int | str,
+    parent: Delivery | None,
+    given: dict[str, Any],
 ) -> Event:
     """A value or an `Event` as the event that is published.
 
@@ -58,7 +65,7 @@ def make_event(
         if origin is not None and parent is not None and event._made_id:
             identifier = derived_id(origin, handler, position, replay_number(parent))
             for name, derivation in derived.items():
-                given.setdefault(name, derivation if name not in event else event[name])
+                given.setdefault(name, event.get(name, derivation))
             event = event.replace(**{**given, "id": identifier})
         return event
     if origin is not None and parent is not None:
@@ -67,7 +74,12 @@ def make_event(
             derived["traceparent"] = origin["traceparent"]
             if "tracestate" in origin:
                 derived["tracestate"] = origin["tracestate"]
-    attributes: dict[str, Any] = {"type": type, "source": f"/{app}/{handler}" if handler else f"/{app}", **derived, **given}
+    attributes: dict[str, Any] = {
+        "type": type,
+        "source": f"/{app}/{handler}" if handler else f"/{app}",
+        **derived,
+        **given,
+    }
     event = Event(data=value, **attributes)
     _ = event.raw  # encoded here, where an error has a name, and not in the sink
     return event

@@ -263,7 +263,7 @@ class Runner:
             return await carry_on(context, delivery._run, waiting), None
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as raised:  # noqa: BLE001 - every failure of a handler is an outcome
+        except BaseException as raised:
             if delivery._cancel is None and task.cancelling():
                 raise  # the worker itself is cancelled: the app is being torn down
             return None, raised

@@ -66,6 +66,8 @@ class Runtime:
         self.on_quiet: Callable[[], None] | None = None
         self.on_letter: Callable[[DeadLetter], None] | None = None
         self.failure: BaseException | None = None
+        self.closed = False
+        self._hurry = asyncio.Event()
         self._sink = sink
         self._fatal = fatal
         self._threads: ThreadPoolExecutor | None = None
@@ -161,6 +163,10 @@ class Runtime:
 
     # Draining
 
+    def hurry(self) -> None:
+        """Cut a drain short: what still runs is cancelled now."""
+        self._hurry.set()
+
     async def drain(self, grace: float | None = None) -> bool:
         """Stop fetching, finish what is in flight, settle, flush, hand back, close.
 
@@ -172,12 +178,13 @@ class Runtime:
         end = loop.time() + (self.grace if grace is None else grace)
         await asyncio.gather(*(sub.stop() for runner in self.handlers for sub in runner.subscriptions))
         unstarted = [delivery for runner in self.handlers for delivery in runner.stop()]
-        complete = True
-        try:
-            async with asyncio.timeout_at(end):
-                await self._quiet()
-        except TimeoutError:
-            complete = False
+        quiet = loop.create_task(self._quiet())
+        hurry = loop.create_task(self._hurry.wait())
+        await asyncio.wait((quiet, hurry), timeout=max(0.0, end - loop.time()), return_when=asyncio.FIRST_COMPLETED)
+        complete = quiet.done()
+        quiet.cancel()
+        hurry.cancel()
+        if not complete:
             for runner in self.handlers:
                 for delivery in runner.deadlines.running():
                     runner.cancel(delivery, "drain")
@@ -202,6 +209,7 @@ class Runtime:
         await asyncio.gather(*(runner.close() for runner in self.handlers))
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+        self.closed = True
         return complete
 
     async def _quiet(self) -> None:

@@ -251,7 +251,9 @@ class Subscription:
         if self._unflushed and not self.runner.stopping:
             self._flush_timer = self._loop.call_later(FLUSH_EVERY, self._start_flush)
         if missing:
-            log.info("source %s: %d settlements were not confirmed; they will come again", self.source.name, len(missing))
+            log.info(
+                "source %s: %d settlements were not confirmed; they will come again", self.source.name, len(missing)
+            )
         if self._flushed is not None:
             self._flushed(settled)
 

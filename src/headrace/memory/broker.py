@@ -135,7 +135,7 @@ class MemorySource:
     """Reads one channel for one handler, in order."""
 
     keeps_order = True
-    extend_every = None
+    extend_every: float | None = None
 
     def __init__(self, channel: str, at: Channel, binding: Binding) -> None:
         self.name = f"memory:{channel}"

@@ -40,8 +40,11 @@ class Store:
             await self.connection.close()
 
 
-def open_store(url: str, *, app: str) -> Store:
-    """The store of a URL, not yet connected. Raises `ConfigurationError` for an unknown scheme."""
+def open_store(url: str, *, app: str, beside: bool = False) -> Store:
+    """The store of a URL, not yet connected. ``beside``: a worker may own it already (SQLite).
+
+    Raises `ConfigurationError` for an unknown scheme.
+    """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         from headrace.memory.dead_letters import MemoryDeadLetters

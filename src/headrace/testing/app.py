@@ -131,7 +131,9 @@ class TestApp:
         """
         name = channel if isinstance(channel, str) else channel.name
         if name not in self._names:
-            raise ConfigurationError(f"no handler of {self.app.name!r} reads {name!r}; handlers read {sorted(self._names)}")
+            raise ConfigurationError(
+                f"no handler of {self.app.name!r} reads {name!r}; handlers read {sorted(self._names)}"
+            )
         attributes: Mapping[str, Any] = {
             "type": type, "subject": subject, "id": id, "source": source, "time": time, "partitionkey": key, **extensions,
         }  # fmt: skip
@@ -155,7 +157,8 @@ class TestApp:
             await self._changed.wait()
 
     def _quiet(self) -> bool:
-        assert self._worker is not None and self._worker.runtime is not None
+        assert self._worker is not None
+        assert self._worker.runtime is not None
         for runner in self._worker.runtime.handlers:
             for subscription in runner.subscriptions:
                 source: Any = subscription.source

@@ -71,7 +71,7 @@ class Faults:
         return Signature(call, signature.is_async, signature.decode, signature.wants_bytes, signature.transaction)
 
     def ledger(self, ledger: Ledger) -> Ledger:
-        return _Away(ledger, self)  # type: ignore[return-value]
+        return _Away(ledger, self)
 
     def store_is_away(self) -> bool:
         if not self._store:

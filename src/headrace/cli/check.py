@@ -1,0 +1,107 @@
+"""``headrace check APP``: validate an app and say in words what it will do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from headrace.app import App
+    from headrace.compilation import Compiled
+    from headrace.settings import Settings
+
+__all__ = ["command"]
+
+
+@click.command("check")
+@click.argument("app")
+@click.option("--connect", is_flag=True, help="Also ask broker and store; nothing is created.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def command(app: str, connect: bool, as_json: bool) -> int:
+    """Validate APP: its handlers, their policies in words, each setting and where it came from."""
+    from headrace.cli.loading import load
+
+    loaded = load(app)
+    settings = loaded.settings()
+    compiled = loaded.compile(settings)
+    lines = [*_handlers(compiled), *_settings(settings), *_remarks(settings)]
+    failed = False
+    if connect:
+        findings = asyncio.run(_inspect(loaded, compiled, settings))
+        lines += [{"finding": level, "text": f"{level}: {message}"} for level, message in findings]
+        failed = any(level == "error" for level, _ in findings)
+    for line in lines:
+        click.echo(json.dumps(line) if as_json else line["text"])
+    return 1 if failed else 0
+
+
+def _handlers(compiled: list[Compiled]) -> list[dict[str, Any]]:
+    return [{"handler": one.handler.name, "text": _policy(one)} for one in compiled]
+
+
+def _policy(compiled: Compiled) -> str:
+    handler = compiled.handler
+    retry = handler.retry
+    source = compiled.channel or compiled.declaration.name
+    order = "in order per key" if handler.keyed else "in no order"
+    words = [
+        f"handler {handler.name}: reads {source}, {order}, up to {handler.concurrency} at once, "
+        f"{handler.timeout:g} s an attempt, {retry.attempts} attempts"
+    ]
+    if retry.attempts > 1:
+        wait = "its lane waits" if handler.order == "hold" else "others pass it"
+        words.append(f"while an event waits for a retry, {wait}")
+    ends = {"dead_letter": "is dead-lettered", "drop": "is dropped", "stop": "stops the app"}
+    words.append(f"what still fails {ends[retry.on_exhausted]}")
+    words.append("finished events are recognised" if handler.idempotent else "repeats are handled again")
+    if handler.ack_first:
+        words.append("acknowledged BEFORE it runs: at most once, a crash loses the event")
+    if handler.publishes is not None:
+        words.append(f"publishes to {handler.publish_type}")
+    return "; ".join(words)
+
+
+def _settings(settings: Settings) -> list[dict[str, Any]]:
+    from headrace.settings import hide_secrets
+
+    lines = []
+    for name, (value, origin) in settings.values.items():
+        shown = hide_secrets(value) if isinstance(value, str) and "://" in value else value
+        lines.append(
+            {"setting": name, "value": shown, "origin": origin, "text": f"  {name:<15} {shown!s:<40} {origin}"}
+        )
+    for name in settings.transport:
+        lines.append({"setting": name, "value": "***", "origin": "given", "text": f"  {name:<15} *** (set)"})
+    return lines
+
+
+def _remarks(settings: Settings) -> list[dict[str, Any]]:
+    remarks = []
+    if settings["store"].startswith("memory:"):
+        remarks.append(
+            "the ledger is in memory: it recognises repeats while the process lives; after a crash, events that were handled "
+            "and not yet acknowledged are handled again. Set HEADRACE_STORE=sqlite:///FILE or postgresql://… to keep it"
+        )
+    return [{"remark": text, "text": f"note: {text}"} for text in remarks]
+
+
+async def _inspect(app: App, compiled: list[Compiled], settings: Settings) -> list[tuple[str, str]]:
+    from headrace.errors import HeadraceError
+    from headrace.worker import Worker, create_broker
+
+    if not settings["broker"]:
+        return [("info", "no broker is configured")]
+    worker = Worker(app.name, compiled, settings)
+    broker = worker.broker = create_broker(settings["broker"], app=app.name, settings=settings)
+    try:
+        await broker.open()
+        names = tuple(one.handler.name for one in compiled)
+        pairs = [(one.channel, worker.binding(one, names)) for one in compiled if one.channel]
+        return [(finding.level, finding.message) for finding in await broker.inspect(pairs)]
+    except HeadraceError as error:
+        return [("error", str(error))]
+    finally:
+        await broker.close()
