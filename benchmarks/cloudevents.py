@@ -2,9 +2,9 @@
 
     python -m benchmarks.cloudevents [--rounds N]
 
-Rounds of ours and the SDK's are interleaved, so that a busy machine slows both; each figure is the median of the rounds, in
-microseconds a call. The SDK is given the same message and reads the same: attributes and data (it has no NATS binding and no
-filters). Before anything is timed, both readers must agree on the event.
+Rounds of ours and the SDK's are interleaved, so that a busy machine slows both; each figure is the median of the
+rounds, in microseconds a call. The SDK is given the same message and reads the same: attributes and data (it has no
+NATS binding and no filters). Before anything is timed, both readers must agree on the event.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def rows() -> list[tuple[str, Callable[[], Any], Callable[[], Any] | None]]:
     assert sdk_http.from_http_event(sdk_structured).get_data() == json.decode(STRUCTURED).data
     assert sdk_http.from_http_event(sdk_binary).get_data() == http.decode_binary(HTTP_BYTES, BODY).data
     assert sdk_kafka.from_kafka_event(sdk_record).get_data() == kafka.decode_binary(KAFKA_HEADERS, BODY).data
-    assert matches(event) and evaluates(event) and evaluates(received)
+    assert all((matches(event), evaluates(event), evaluates(received)))
     return [
         (
             "structured JSON to a typed argument",

@@ -28,6 +28,30 @@ class InvalidFilter(HeadraceError, ValueError):
     """A filter or CESQL expression that cannot be compiled; raised when the app starts, never per event."""
 
 
+class InvalidExpression(InvalidFilter):
+    """A CESQL expression that does not parse; the message shows the expression with the place marked.
+
+    Args:
+        problem: what is wrong, in words.
+        expression: the whole text.
+        position: where in the text, counted in characters from 0.
+    """
+
+    kind: ClassVar[str] = "parse"
+
+    def __init__(self, problem: str, expression: str, position: int) -> None:
+        self.problem = problem
+        self.expression = expression
+        self.position = position
+        # A long expression is shown around the place only; a line break would move the mark.
+        start = max(0, position - 60)
+        excerpt = expression[start : position + 60].replace("\n", " ").replace("\r", " ").replace("\t", " ")
+        super().__init__(f"{problem} at character {position + 1}:\n  {excerpt}\n  {' ' * (position - start)}^")
+
+    def __reduce__(self) -> tuple[type[InvalidExpression], tuple[str, str, int]]:
+        return InvalidExpression, (self.problem, self.expression, self.position)
+
+
 class ConfigurationError(HeadraceError):
     """The app, its environment or its arguments contradict each other. The command line ends with code 2."""
 

@@ -184,7 +184,8 @@ def _compile(wanted: Any) -> Callable[[Event], Any]:
 
     def typed(event: Event) -> Any:
         declared = event._attributes.get("datacontenttype")
-        # Data that is absent, empty or not encoded yet is no input for a parser, and ends below like data that is wrong.
+        # Data that is absent, empty or not encoded yet is no input for a parser, and ends below like data that is
+        # wrong.
         if declared == "application/json" or declared is None:
             try:
                 return parse(event._raw)
