@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Filter: TypeAlias = Mapping[str, Any]
 
-Matches: TypeAlias = Callable[[dict[str, Any]], bool]
+Matches: TypeAlias = "Callable[[Event], bool]"
 
 _DEPTH_LIMIT: Final = 60
 
@@ -42,8 +42,7 @@ def compile(filters: Sequence[Filter], *, functions: Mapping[str, Any] | None = 
         InvalidFilter: an unknown dialect, an expression that does not parse or calls an unknown function, an empty or
             wrong member; the message names the place.
     """
-    matches = _every(_each(filters, "filters", functions or {}, 0))
-    return lambda event: matches(event._attributes)
+    return _every(_each(filters, "filters", functions or {}, 0))
 
 
 def _each(filters: object, place: str, functions: Mapping[str, Any], depth: int) -> list[Matches]:
@@ -70,12 +69,12 @@ def _one(item: object, place: str, functions: Mapping[str, Any], depth: int) -> 
         return _every(nested) if dialect == "all" else _some(nested)
     if dialect == "not":
         negated = _one(operand, place, functions, depth + 1)
-        return lambda attributes: not negated(attributes)
+        return lambda event: not negated(event)
     if dialect in ("sql", "cesql"):
         if not isinstance(operand, str):
             raise InvalidFilter(f"{place} must be an expression, not {type(operand).__name__}")
         try:
-            return sql.parse(operand).matcher(functions)
+            return sql.parse(operand).predicate(functions)
         except InvalidFilter as error:
             raise InvalidFilter(f"{place}: {error}") from error
     raise InvalidFilter(f"{place}: dialect {dialect!r} is not known: use exact, prefix, suffix, all, any, not or sql")
@@ -97,16 +96,16 @@ def _pairs(operand: object, place: str) -> list[tuple[str, str]]:
 
 
 def _exact(name: str, text: str) -> Matches:
-    def exact(attributes: dict[str, Any]) -> bool:
-        value = attributes.get(name)
+    def exact(event: Event) -> bool:
+        value = event._attributes.get(name)
         return value == text or (value is not None and value.__class__ is not str and canonical(value) == text)
 
     return exact
 
 
 def _prefix(name: str, text: str) -> Matches:
-    def prefix(attributes: dict[str, Any]) -> bool:
-        value = attributes.get(name)
+    def prefix(event: Event) -> bool:
+        value = event._attributes.get(name)
         if value.__class__ is str:
             return value.startswith(text)
         return value is not None and canonical(value).startswith(text)
@@ -115,8 +114,8 @@ def _prefix(name: str, text: str) -> Matches:
 
 
 def _suffix(name: str, text: str) -> Matches:
-    def suffix(attributes: dict[str, Any]) -> bool:
-        value = attributes.get(name)
+    def suffix(event: Event) -> bool:
+        value = event._attributes.get(name)
         if value.__class__ is str:
             return value.endswith(text)
         return value is not None and canonical(value).endswith(text)
@@ -133,14 +132,14 @@ def _every(each: list[Matches]) -> Matches:
         return each[0]
     if len(each) == 2:
         one, two = each
-        return lambda attributes: one(attributes) and two(attributes)
+        return lambda event: one(event) and two(event)
     if len(each) == 3:
         one, two, three = each
-        return lambda attributes: one(attributes) and two(attributes) and three(attributes)
+        return lambda event: one(event) and two(event) and three(event)
 
-    def every(attributes: dict[str, Any]) -> bool:
+    def every(event: Event) -> bool:
         for matches in each:  # noqa: SIM110 - all() of a generator costs more than the terms
-            if not matches(attributes):
+            if not matches(event):
                 return False
         return True
 
@@ -148,9 +147,9 @@ def _every(each: list[Matches]) -> Matches:
 
 
 def _some(each: list[Matches]) -> Matches:
-    def some(attributes: dict[str, Any]) -> bool:
+    def some(event: Event) -> bool:
         for matches in each:  # noqa: SIM110 - any() of a generator costs more than the terms
-            if matches(attributes):
+            if matches(event):
                 return True
         return False
 

@@ -312,6 +312,8 @@ def _call(name: str, arguments: tuple[Node, ...], functions: Functions) -> Compi
 def _attribute_as_integer(name: str) -> Run:
     def integer(attributes: Attributes) -> int:
         value = attributes.get(name)
+        if value.__class__ is str and len(value) < 10 and value.isdigit() and value.isascii():
+            return int(value)
         if value.__class__ is int:
             return value
         if value is None:

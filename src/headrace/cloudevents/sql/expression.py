@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from headrace.cloudevents.sql.compiler import Compiled, compile_tree, missing_functions
 from headrace.cloudevents.sql.functions import BUILT_IN, Function, Functions
@@ -22,8 +23,7 @@ _NO_FUNCTIONS: Final[Mapping[str, Any]] = {}
 _BOUND_LIMIT: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Error:
+class Error(msgspec.Struct, frozen=True, gc=False):
     """One error of an evaluation."""
 
     kind: Kind
@@ -32,8 +32,7 @@ class Error:
     """What happened, in words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What an evaluation gives: always a value, and the errors, if there were any."""
 
     value: Value
@@ -52,11 +51,12 @@ def parse(text: str) -> Expression:
 class Expression:
     """A parsed expression; made by `parse`, immutable, usable from many threads."""
 
-    __slots__ = ("_bound", "_tree", "text")
+    __slots__ = ("_bound", "_plain", "_tree", "text")
 
     def __init__(self, text: str, tree: Node) -> None:
         self.text = text
         self._tree = tree
+        self._plain: Final = compile_tree(tree, BUILT_IN)
         self._bound: dict[frozenset[tuple[str, Any]], Compiled] = {}
 
     def __repr__(self) -> str:
@@ -88,24 +88,21 @@ class Expression:
             InvalidFilter: a function that is called and not there, or one that cannot be one. Such a filter would never
                 match, and say nothing.
         """
-        matches = self.matcher(functions)
-        return lambda event: matches(event._attributes)
-
-    def matcher(self, functions: Mapping[str, Any] = _NO_FUNCTIONS) -> Callable[[dict[str, Any]], bool]:
-        """As `predicate`, of an event's attributes."""
         if missing := missing_functions(self._tree, _known(functions)):
             raise InvalidFilter(f"{self.text!r} calls {missing[0]}, which does not exist: register it on the app")
         run = self._compiled(functions).run
 
-        def matches(attributes: dict[str, Any]) -> bool:
+        def matches(event: Event) -> bool:
             try:
-                return run(attributes) is True
+                return run(event._attributes) is True
             except Failure:
                 return False
 
         return matches
 
     def _compiled(self, functions: Mapping[str, Any]) -> Compiled:
+        if not functions:
+            return self._plain
         key = frozenset((name, tuple(given) if isinstance(given, list) else given) for name, given in functions.items())
         compiled = self._bound.get(key)
         if compiled is None:
