@@ -1,0 +1,167 @@
+"""The checkpoint of one watch: per object the uid and version last finished, so that a restart says what was missed.
+
+Kubernetes keeps no record of who has seen what. This index is that record, in the app's store: an entry is written
+when its event is finished, leaves when its delete is finished, and is what the first complete list after a restart is
+compared with. Saves are batched; what was finished and not yet saved when the process dies is handled again, never
+skipped.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import msgspec
+
+from headrace.engine.checkpoints import Checkpoints
+from headrace.kubernetes.objects import latest
+from headrace.kubernetes.store import Change
+
+__all__ = ["Finished", "Identity", "Index"]
+
+_log = logging.getLogger("headrace.kubernetes")
+
+
+class Identity(NamedTuple):
+    """Which cluster: the uid of its kube-system namespace, empty where we may not read it, and the server's address."""
+
+    uid: str
+    server: str
+
+    def same(self, other: Identity) -> bool:
+        """Whether both are one cluster: by uid where both are known, else by address."""
+        if self.uid and other.uid:
+            return self.uid == other.uid
+        return self.server == other.server
+
+
+class Finished(NamedTuple):
+    """The last state of an object that was handled to its end."""
+
+    uid: str
+    version: str
+    digest: str
+
+
+class _Header(msgspec.Struct):
+    """``baseline``: version of the first complete list ever; ``version``: the latest that was finished."""
+
+    uid: str
+    server: str
+    baseline: str | None = None
+    version: str = ""
+
+
+class Index:
+    """What one handler has finished of one resource.
+
+    Args:
+        checkpoints: where it is saved; ``None`` keeps it in memory only.
+        scope: ``<app>__<handler>``; resource: its name (``pods``, ``deployments.apps``).
+
+    Attributes:
+        finished: by object key.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None, scope: str, resource: str) -> None:
+        self.finished: dict[str, Finished] = {}
+        self._checkpoints = checkpoints
+        self._scope = scope
+        self._resource = resource
+        self._header = _Header("", "")
+        self._changes: dict[str, bytes | None] = {}
+        self._header_changed = False
+
+    @property
+    def baseline(self) -> str | None:
+        """The version of the first complete list ever; ``None`` before it."""
+        return self._header.baseline
+
+    @property
+    def version(self) -> str:
+        """No list may be older than this: it could lack what was finished, or still show what is gone."""
+        return self._header.version
+
+    @property
+    def changed(self) -> bool:
+        """Something is not saved yet."""
+        return bool(self._changes) or self._header_changed
+
+    async def load(self, identity: Identity) -> None:
+        """Read what was saved; of another cluster it is discarded. Raises `StoreUnavailable`."""
+        self.finished = {}
+        self._changes = {}
+        self._header = _Header(identity.uid, identity.server)
+        self._header_changed = True
+        if self._checkpoints is None:
+            return
+        saved = await self._checkpoints.load(self._scope)
+        header = saved.get(self._resource)
+        prefix = f"{self._resource} "
+        entries = {name: value for name, value in saved.items() if name.startswith(prefix)}
+        if header is None:
+            return
+        found = msgspec.json.decode(header, type=_Header)
+        if not identity.same(Identity(found.uid, found.server)):
+            _log.warning(
+                "the checkpoint of %s for %s belongs to another cluster (%s); it is discarded and everything is new",
+                self._scope,
+                self._resource,
+                found.server,
+            )
+            self._changes = dict.fromkeys(entries)
+            return
+        self._header = msgspec.structs.replace(found, uid=identity.uid or found.uid, server=identity.server)
+        self._header_changed = self._header != found
+        for name, value in entries.items():
+            uid, version, digest = value.decode().split(" ", 2)
+            self.finished[name[len(prefix) :]] = Finished(uid, version, digest)
+
+    def finish(self, change: Change) -> None:
+        """The change was handled to its end, whatever its outcome."""
+        key = change.key
+        known = self.finished.get(key)
+        if change.verb == "delete":
+            # A namesake may have been recorded since: its entry stays.
+            if known is not None and known.uid == change.uid:
+                del self.finished[key]
+                self._changes[f"{self._resource} {key}"] = None
+        else:
+            self.finished[key] = Finished(change.uid, change.version, change.digest)
+            self._changes[f"{self._resource} {key}"] = f"{change.uid} {change.version} {change.digest}".encode()
+        self._advance(change.version)
+
+    def listed(self, version: str, truth: bool, first: bool) -> None:
+        """A list was complete at ``version``. ``first``: it belongs to the first start ever."""
+        header = self._header
+        if first and header.baseline is None:
+            header.baseline = version
+            self._header_changed = True
+        if truth and header.version != version:
+            header.version = version
+            self._header_changed = True
+
+    async def save(self) -> None:
+        """Write what changed since the last save, as one change. Raises `StoreUnavailable`; then nothing is
+        forgotten."""
+        if self._checkpoints is None or not self.changed:
+            self._changes.clear()
+            self._header_changed = False
+            return
+        changes, self._changes = self._changes, {}
+        header_changed, self._header_changed = self._header_changed, False
+        if header_changed:
+            changes = {**changes, self._resource: msgspec.json.encode(self._header)}
+        try:
+            await self._checkpoints.save(self._scope, changes)
+        except BaseException:
+            changes.pop(self._resource, None)
+            self._changes = {**changes, **self._changes}
+            self._header_changed = self._header_changed or header_changed
+            raise
+
+    def _advance(self, version: str) -> None:
+        newest = latest((self._header.version, version))
+        if newest != self._header.version:
+            self._header.version = newest
+            self._header_changed = True
