@@ -20,7 +20,10 @@ def test_a_login_means_sasl_and_is_hidden() -> None:
 
 
 def test_certificates_mean_tls() -> None:
-    assert parse("kafka://one", {"SSL_CA_LOCATION": "/ca.pem"}).options["security.protocol"] == "SSL"
+    assert (
+        parse("kafka://one", {"kafka_ssl_ca_location": "/ca.pem", "nats_creds": "x"}).options["security.protocol"]
+        == "SSL"
+    )
     assert parse("kafka://a:b@one?ssl.ca.location=/ca.pem", {}).options["security.protocol"] == "SASL_SSL"
     assert (
         parse("kafka://one?security.protocol=PLAINTEXT&ssl.ca.location=x", {}).options["security.protocol"]

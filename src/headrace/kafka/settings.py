@@ -18,6 +18,7 @@ from headrace.errors import ConfigurationError
 __all__ = ["Connection", "consumer_options", "parse", "producer_options", "shared_options"]
 
 PREFIX: Final = "HEADRACE_KAFKA_"
+_SHORT_PREFIX: Final = "KAFKA_"
 PORT: Final = 9092
 
 _REFUSED: Final = {
@@ -72,8 +73,11 @@ _CLASSIC_ONLY: Final = (
     "heartbeat.interval.ms",
     "group.protocol.type",
 )
-#: Ours, not librdkafka's: a function that gets OAUTHBEARER tokens.
+#: Ours, not librdkafka's: a function that gets OAUTHBEARER tokens; partitions and replicas of topics that we create.
 OAUTH_CALLBACK: Final = "oauth.callback"
+PARTITIONS: Final = "partitions"
+REPLICATION: Final = "replication"
+_OURS: Final = frozenset({OAUTH_CALLBACK, PARTITIONS, REPLICATION})
 
 _CONSUMER_DEFAULTS: Final = {
     "enable.auto.commit": "false",
@@ -110,12 +114,22 @@ class Connection:
     url: str
     options: Mapping[str, str] = field(repr=False)
 
+    def number(self, name: str, default: int) -> int:
+        """One of our own options as a whole number. Raises `ConfigurationError` where it is none."""
+        text = self.options.get(name)
+        if text is None:
+            return default
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigurationError(f"{PREFIX}{name.upper()}={text!r} is not a whole number") from None
+
 
 def parse(url: str, settings: Mapping[str, str]) -> Connection:
     """Read a ``kafka://`` URL and settings; what the URL's query says wins.
 
-    ``settings``: by librdkafka's names (``sasl.mechanism``) or as the environment has them
-    (``HEADRACE_KAFKA_SASL_MECHANISM``, ``SASL_MECHANISM``).
+    ``settings``: by librdkafka's names (``sasl.mechanism``) or as the app's settings have them
+    (``HEADRACE_KAFKA_SASL_MECHANISM``, ``kafka_sasl_mechanism``); others are not for Kafka.
 
     Raises:
         ConfigurationError: no such URL, or an option that cannot be.
@@ -130,7 +144,7 @@ def parse(url: str, settings: Mapping[str, str]) -> Connection:
         raise ConfigurationError(
             f"{_hidden(url)!r} is no Kafka address: it has no path; options follow a question mark"
         )
-    options = {_option(name): value for name, value in settings.items()}
+    options = {_option(name): value for name, value in settings.items() if _is_ours(name)}
     if login:
         user, _, password = login.partition(":")
         options["sasl.username"], options["sasl.password"] = unquote(user), unquote(password)
@@ -163,9 +177,15 @@ def check_options(options: Mapping[str, str], where: str) -> None:
             raise ConfigurationError(f"{where}: the Kafka option {name} cannot be set: {_REFUSED[name]}")
 
 
+def _is_ours(name: str) -> bool:
+    """Settings of other transports come along: ours have the prefix, or are spelled as librdkafka spells its options."""
+    return name.upper().startswith((PREFIX, _SHORT_PREFIX)) or "." in name
+
+
 def _option(name: str) -> str:
-    if name.upper().startswith(PREFIX):
-        name = name[len(PREFIX) :]
+    for prefix in (PREFIX, _SHORT_PREFIX):
+        if name.upper().startswith(prefix):
+            name = name[len(prefix) :]
     return name.lower().replace("_", ".")
 
 
@@ -197,7 +217,7 @@ def shared_options(connection: Connection) -> dict[str, Any]:
     for name, value in connection.options.items():
         if name == OAUTH_CALLBACK:
             config["oauth_cb"] = _callback(value)
-        elif not name.startswith(_CONSUMER) and not name.startswith(_PRODUCER):
+        elif name not in _OURS and not name.startswith(_CONSUMER) and not name.startswith(_PRODUCER):
             config[name] = value
     return config
 
@@ -211,7 +231,7 @@ def consumer_options(connection: Connection, extra: Mapping[str, str], *, group:
             given.pop(name, None)
     else:
         config["partition.assignment.strategy"] = "cooperative-sticky"
-    config.update((name, value) for name, value in given.items() if name != OAUTH_CALLBACK)
+    config.update((name, value) for name, value in given.items() if name not in _OURS)
     return config
 
 

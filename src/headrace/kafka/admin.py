@@ -1,0 +1,140 @@
+"""Questions to the cluster, asked by blocking calls: from the poll thread as they are, from the loop in a thread.
+
+One client for the broker object, made at the first question. Every answer has a time limit; trouble is librdkafka's
+own exception, for the caller knows what it was about.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from headrace.kafka.completed import NO_TOPIC_ID
+from headrace.kafka.faults import is_missing_topic
+
+__all__ = ["EARLIEST", "LATEST", "Admin", "TopicFacts", "Where"]
+
+log = logging.getLogger("headrace.kafka")
+
+#: A topic's partition.
+Where = tuple[str, int]
+EARLIEST: Final = "earliest"
+LATEST: Final = "latest"
+_NO_UUID: Final = ("", "AAAAAAAAAAAAAAAAAAAAAA")
+
+
+class TopicFacts(NamedTuple):
+    """A topic as it is: the id of this incarnation, and how many partitions and replicas it has."""
+
+    id: str
+    partitions: int
+    replicas: int
+
+
+class Admin:
+    """``config``: librdkafka options; ``on_error`` gets what only the error callback learns (a refused login)."""
+
+    def __init__(self, config: Mapping[str, Any], on_error: Callable[[Any], None], *, timeout: float = 10.0) -> None:
+        self._config = dict(config)
+        self._on_error = on_error
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    @property
+    def client(self) -> Any:
+        """The confluent-kafka AdminClient."""
+        with self._lock:
+            if self._made is None:
+                from confluent_kafka.admin import AdminClient
+
+                config: Any = {**self._config, "error_cb": self._on_error, "logger": log}
+                self._made = AdminClient(config)
+            return self._made
+
+    @property
+    def _kinds(self) -> Any:
+        """The module whose classes say what is asked; its types are not exported."""
+        from confluent_kafka import admin
+
+        return admin
+
+    def reachable(self, seconds: float) -> None:
+        """Raise librdkafka's exception unless a broker answers within ``seconds``."""
+        client = self.client
+        try:
+            client.list_topics(timeout=seconds)
+        finally:
+            client.poll(0)
+
+    def topics(self, names: Sequence[str]) -> dict[str, TopicFacts | None]:
+        """The facts of each topic; ``None`` for one that does not exist."""
+        from confluent_kafka import KafkaException, TopicCollection
+
+        asked = self.client.describe_topics(TopicCollection(list(names)), request_timeout=self._timeout)
+        found: dict[str, TopicFacts | None] = {}
+        for name, future in asked.items():
+            try:
+                topic = future.result(self._timeout + 1)
+            except KafkaException as error:
+                if not is_missing_topic(error):
+                    raise
+                found[name] = None
+                continue
+            id = str(topic.topic_id)
+            replicas = min((len(partition.replicas) for partition in topic.partitions), default=0)
+            found[name] = TopicFacts(NO_TOPIC_ID if id in _NO_UUID else id, len(topic.partitions), replicas)
+        return found
+
+    def create(self, name: str, *, partitions: int, replicas: int, config: Mapping[str, str]) -> bool:
+        """Create a topic; ``False`` where it exists. -1 partitions or replicas: the broker's default."""
+        from confluent_kafka import KafkaError, KafkaException
+
+        topic = self._kinds.NewTopic(name, partitions, replicas, config=dict(config))
+        asked = self.client.create_topics([topic], operation_timeout=self._timeout, request_timeout=self._timeout)
+        try:
+            asked[name].result(self._timeout + 1)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise
+        return True
+
+    def topic_config(self, name: str) -> dict[str, str]:
+        """The effective configuration of a topic."""
+        kinds = self._kinds
+        resource = kinds.ConfigResource(kinds.ResourceType.TOPIC, name)
+        asked = self.client.describe_configs([resource], request_timeout=self._timeout)
+        return {key: entry.value for key, entry in asked[resource].result(self._timeout + 1).items()}
+
+    def offsets(self, wheres: Iterable[Where], spec: str) -> dict[Where, int]:
+        """The first (`EARLIEST`) or next (`LATEST`) offset of each partition."""
+        from confluent_kafka import IsolationLevel, TopicPartition
+
+        specs = self._kinds.OffsetSpec
+        wanted = specs.earliest() if spec == EARLIEST else specs.latest()
+        question = {TopicPartition(topic, number): wanted for topic, number in wheres}
+        if not question:
+            return {}
+        asked = self.client.list_offsets(
+            question, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._timeout
+        )
+        return {(tp.topic, tp.partition): future.result(self._timeout + 1).offset for tp, future in asked.items()}
+
+    def groups(self) -> list[str]:
+        """The ids of all consumer groups that this user may see."""
+        result = self.client.list_consumer_groups(request_timeout=self._timeout).result(self._timeout + 1)
+        return [group.group_id for group in result.valid]
+
+    def committed(self, group: str) -> dict[Where, tuple[int, str]]:
+        """What a group has committed: offset and metadata of each partition."""
+        from confluent_kafka import ConsumerGroupTopicPartitions
+
+        question = [ConsumerGroupTopicPartitions(group)]
+        asked = self.client.list_consumer_group_offsets(question, request_timeout=self._timeout)
+        answer = asked[group].result(self._timeout + 1)
+        return {
+            (tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in answer.topic_partitions if tp.offset >= 0
+        }

@@ -1,0 +1,163 @@
+"""The Kafka broker object: channels, topics, replays, dead letters and suspects of one app on one cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.engine.broker import Binding
+from headrace.kafka.admin import Admin
+from headrace.kafka.producer import Producer
+from headrace.kafka.settings import (
+    PARTITIONS,
+    REPLICATION,
+    Connection,
+    check_options,
+    consumer_options,
+    parse,
+    producer_options,
+    shared_options,
+)
+from headrace.kafka.sink import KafkaSink
+from headrace.kafka.source import KafkaSource
+from headrace.kafka.start import parse_start
+from headrace.kafka.topics import Shape, ensure, reach
+
+if TYPE_CHECKING:
+    from headrace.engine.sink import Sink
+    from headrace.engine.source import Source
+    from headrace.kafka.topic import Topic
+
+__all__ = ["KafkaBroker", "create"]
+
+#: Partitions of a channel's topic that we create, so that replicas of an app share the work.
+CHANNEL_PARTITIONS: Final = 12
+
+
+def create(url: str, *, app: str, settings: Mapping[str, str], ready_within: float, owned: bool = False) -> KafkaBroker:
+    """A broker object, not connected yet. ``owned``: it belongs to one `Topic` and is closed with its source or sink.
+
+    Raises:
+        ConfigurationError: no such URL or option.
+        ModuleNotFoundError: confluent-kafka is not installed (the extra ``kafka``).
+    """
+    import confluent_kafka  # noqa: F401 - a missing extra is an error at start-up, not at the first event
+
+    return KafkaBroker(parse(url, settings), app=app, ready_within=ready_within, owned=owned)
+
+
+class KafkaBroker:
+    """See `headrace.engine.broker.Broker` for the contract."""
+
+    name = "kafka"
+
+    def __init__(self, connection: Connection, *, app: str, ready_within: float, owned: bool = False) -> None:
+        self.url = connection.url
+        self.app = app
+        self.connection = connection
+        self.ready_within = ready_within
+        self._owned = owned
+        self._errors: list[Any] = []
+        self.admin = Admin(shared_options(connection), self._errors.append)
+        self.producer = Producer(producer_options(connection))
+        self._sinks: dict[str, Sink] = {}
+        self._reached = False
+
+    async def open(self) -> None:
+        """Wait until a broker answers. Raises as `Broker.open` says."""
+        if not self._reached:
+            await reach(self.admin, self._errors, self.url, seconds=self.ready_within)
+            self._reached = True
+            del self._errors[:]
+
+    # Sources
+
+    def channel(self, channel: str, binding: Binding) -> Source:
+        return self._source([channel], binding, group=binding.durable, start=binding.start, shape=self._channel_shape())
+
+    def topic(self, topic: Topic, binding: Binding) -> KafkaSource:
+        """The source of a declared topic."""
+        check_options(topic.options, f"handler {binding.handler!r}: {topic!r}")
+        return self._source(
+            [topic.topic],
+            binding,
+            group=topic.group or binding.durable,
+            start=binding.start if topic.start is None else topic.start,
+            shape=None if topic.is_pattern else self._declared_shape(topic),
+            options=topic.options,
+        )
+
+    def _source(
+        self,
+        topics: list[str],
+        binding: Binding,
+        *,
+        group: str,
+        start: Any,
+        shape: Shape | None,
+        options: Mapping[str, str] | None = None,
+        kind: type[KafkaSource] = KafkaSource,
+    ) -> KafkaSource:
+        return kind(
+            f"kafka:{topics[0]}",
+            topics,
+            binding=binding,
+            admin=self.admin,
+            config=consumer_options(self.connection, options or {}, group=group),
+            start=parse_start(start, f"handler {binding.handler!r}"),
+            prepare=self._prepare(topics[0], shape),
+            finish=self._finish,
+        )
+
+    def _channel_shape(self) -> Shape:
+        return Shape(
+            default_partitions=self.connection.number(PARTITIONS, CHANNEL_PARTITIONS),
+            default_replicas=self.connection.number(REPLICATION, -1),
+        )
+
+    def _declared_shape(self, topic: Topic) -> Shape:
+        return Shape(
+            partitions=topic.partitions,
+            replicas=topic.replication,
+            config=topic.config,
+            default_partitions=self.connection.number(PARTITIONS, CHANNEL_PARTITIONS),
+            default_replicas=self.connection.number(REPLICATION, -1),
+            create=topic.create,
+        )
+
+    def _prepare(self, topic: str, shape: Shape | None) -> Callable[[], Any]:
+        async def prepare() -> None:
+            await self.open()
+            if shape is not None:
+                await ensure(self.admin, topic, shape, seconds=self.ready_within)
+
+        return prepare
+
+    async def _finish(self) -> None:
+        """A source was closed."""
+        if self._owned:
+            await self.close()
+
+    # Sinks
+
+    def sink(self, channel: str) -> Sink:
+        sink = self._sinks.get(channel)
+        if sink is None:
+            sink = KafkaSink(channel, self.producer, self._prepare(channel, self._channel_shape()))
+            self._sinks[channel] = sink
+        return sink
+
+    def topic_sink(self, topic: Topic) -> KafkaSink:
+        """The sink of a declared topic."""
+        return KafkaSink(
+            topic.topic,
+            self.producer,
+            self._prepare(topic.topic, self._declared_shape(topic)),
+            tombstones=topic.tombstones,
+            forward_key=topic.forward_key,
+            finish=self._finish,
+        )
+
+    async def close(self) -> None:
+        """Wait for outstanding publishes, some seconds at most."""
+        await self.producer.close()

@@ -1,0 +1,527 @@
+"""The poll thread: one librdkafka consumer, its membership in the group, and what crosses to the loop.
+
+Everything that librdkafka calls back (assigned, revoked, lost) happens inside a poll on this thread. Messages cross in
+lists, one wake-up of the loop for all that came meanwhile. While the loop has enough, this thread just does not ask for
+more: librdkafka's queue is bounded. Only when that lasts are the partitions paused and the polls go on, for a member
+that does not poll is put out of the group; a pause throws away what librdkafka had fetched, so it must not be a habit.
+
+A revocation waits for the loop to settle what runs (`Revocation`), with a limit; the loop never waits for this thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.errors import HeadraceError
+from headrace.kafka.admin import EARLIEST, Admin, Where
+from headrace.kafka.faults import code_of, fatal_for_consumer, is_missing_topic, text_of
+from headrace.kafka.partition import Partition
+from headrace.kafka.start import Start, find_start
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["GRACE", "Assigned", "Failed", "Group", "Item", "Revocation", "Told"]
+
+log = logging.getLogger("headrace.kafka")
+
+#: Seconds that attempts of revoked partitions get before they are cancelled, uncounted.
+GRACE: Final = 10.0
+#: Seconds without room after which partitions are paused; seconds between polls of a paused consumer.
+_PATIENCE: Final = 1.0
+_PAUSED_POLL: Final = 0.2
+#: Seconds that closing waits for calls of other threads.
+_BORROWED: Final = 60.0
+#: Messages asked for at once.
+_BATCH: Final = 2000
+_OFFSET_OUT_OF_RANGE: Final = (-140, 1)  # _AUTO_OFFSET_RESET, OFFSET_OUT_OF_RANGE
+_ALL_BROKERS_DOWN: Final = -187
+_MAX_POLL_EXCEEDED: Final = -147
+
+
+class Assigned:
+    """Crosses to the loop: these partitions are ours now."""
+
+    __slots__ = ("partitions",)
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self.partitions = partitions
+
+
+class Revocation:
+    """Crosses to the loop: these partitions go to another member (``lost``: they have gone already).
+
+    The loop calls `settled` with what is to be committed as the last word on each partition: (topic, partition, offset,
+    metadata).
+    """
+
+    __slots__ = ("_event", "commits", "lost", "wheres")
+
+    def __init__(self, wheres: Sequence[Where], *, lost: bool) -> None:
+        self.wheres = wheres
+        self.lost = lost
+        self.commits: list[tuple[str, int, int, str]] = []
+        self._event = threading.Event()
+
+    def settled(self, commits: list[tuple[str, int, int, str]]) -> None:
+        """Called by the loop when nothing of these partitions runs any more."""
+        self.commits = commits
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Called by the poll thread."""
+        return self._event.wait(seconds)
+
+
+class Failed:
+    """Crosses to the loop: the source cannot go on."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: HeadraceError) -> None:
+        self.error = error
+
+
+class Told:
+    """Crosses to the loop: one sentence for people about what is amiss, empty when it is over."""
+
+    __slots__ = ("sentence",)
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+
+
+#: What crosses to the loop, in order; a list is a batch of messages.
+Item = list[Any] | Assigned | Revocation | Failed | Told
+
+
+class Group:
+    """One consumer.
+
+    Parameters:
+        config: librdkafka options. topics: names, or one pattern that begins with ``^``.
+        start: where a partition without a commit begins.
+        wake: called on the loop when ``inbox`` has something after it was empty.
+        room: messages and bytes that may be crossed and not taken.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        topics: Sequence[str],
+        *,
+        name: str,
+        start: Start,
+        admin: Admin,
+        loop: asyncio.AbstractEventLoop,
+        wake: Callable[[], None],
+        room: tuple[int, int],
+    ) -> None:
+        self.name = name
+        self.inbox: deque[Item] = deque()
+        self.assigned: dict[Where, Partition] = {}
+        self.rebalances = 0
+        self.rebuilds = 0
+        self.connected = False
+        self.polled = time.monotonic()
+        self.crossed = 0
+        self.crossed_bytes = 0
+        #: Written by the loop alone: messages and bytes that left the buffer.
+        self.taken = 0
+        self.taken_bytes = 0
+        self.metadata_limit = 0
+        self._config = dict(config)
+        self._topics = list(topics)
+        self._several = len(topics) > 1 or topics[0].startswith("^")
+        self._start = start
+        self._admin = admin
+        self._loop = loop
+        self._wake = wake
+        self._room = room
+        self._eager = "cooperative" not in self._config.get("partition.assignment.strategy", "cooperative")
+        self._space = threading.Event()
+        self._closing = False
+        self._rebuild = False
+        self._paused = False
+        self._gone_in_call: set[Where] = set()
+        self._seen: dict[str, float] = {}
+        self._thread: threading.Thread | None = None
+        self._users = 0
+        self._users_changed = threading.Condition()
+        self.consumer: Any = None
+
+    # Called by the loop
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._thread = threading.Thread(target=self._run, name=f"kafka-{self.name}", daemon=True)
+        self._thread.start()
+
+    def rebuild(self) -> None:
+        """Give the consumer up and make a new one: it is alive and does not consume."""
+        self._rebuild = True
+        self._space.set()
+
+    def request_close(self) -> None:
+        """Leave the group and end the thread; `ended` tells when."""
+        self._closing = True
+        self._space.set()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of the thread; whether it ended."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Any]:
+        """The consumer for a call from another thread, or ``None``; it is not closed meanwhile."""
+        with self._users_changed:
+            consumer = self.consumer
+            self._users += consumer is not None
+        try:
+            yield consumer
+        finally:
+            with self._users_changed:
+                self._users -= consumer is not None
+                self._users_changed.notify_all()
+
+    def took(self, items: int, size: int) -> None:
+        """The loop took messages out of its buffer (negative: it put them back)."""
+        self.taken += items
+        self.taken_bytes += size
+        if self.crossed - self.taken <= self._room[0] // 2:
+            self._space.set()
+
+    def has_room(self) -> bool:
+        """Whether the loop would take more."""
+        items, size = self._room
+        return self.crossed - self.taken < items and self.crossed_bytes - self.taken_bytes < size
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            self.consumer = self._make()
+            while not self._closing:
+                if self._rebuild:
+                    self._replace()
+                self._step()
+        except HeadraceError as error:
+            self._post(Failed(error))
+        except Exception as error:
+            # The thread must not die silently: whatever it is, the app hears of it.
+            log.exception("the poll thread of %s ended", self.name)
+            self._post(Failed(HeadraceError(f"{self.name}: the Kafka consumer ended: {text_of(error)}")))
+        finally:
+            self._close()
+
+    def _make(self) -> Any:
+        from confluent_kafka import Consumer, KafkaException
+
+        try:
+            consumer = Consumer({**self._config, "error_cb": self._on_error, "logger": log})
+        except KafkaException as error:
+            from headrace.errors import ConfigurationError
+
+            raise ConfigurationError(f"{self.name}: librdkafka refuses the configuration: {text_of(error)}") from error
+        consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        return consumer
+
+    def _step(self) -> None:
+        """One round: wait for room, poll, cross."""
+        if not self.has_room():
+            self._space.clear()
+            if not self.has_room() and not self._closing and not self._space.wait(_PATIENCE):
+                self._keep_alive()
+            return
+        consumer = self.consumer
+        self._gone_in_call.clear()
+        messages = consumer.consume(self._ask(), 0)
+        if not messages:
+            message = consumer.poll(1.0)
+            if message is not None:
+                messages = [message, *consumer.consume(self._ask(), 0)]
+        self.polled = time.monotonic()
+        if messages:
+            self._cross(messages)
+
+    def _ask(self) -> int:
+        """How many messages to take: not many more than there is room for in bytes, judged by those before."""
+        size = self.crossed_bytes // self.crossed if self.crossed else 1024
+        return max(1, min(_BATCH, (self._room[1] - self.crossed_bytes + self.taken_bytes) // max(size, 1)))
+
+    def _keep_alive(self) -> None:
+        """No room for long: pause what is assigned and poll on, until there is room."""
+        consumer = self.consumer
+        self._set_paused(True)
+        while not self._closing and not self._rebuild and not self.has_room():
+            message = consumer.poll(_PAUSED_POLL)
+            self.polled = time.monotonic()
+            if message is not None:
+                self._cross([message])
+        self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> None:
+        from confluent_kafka import KafkaException
+
+        self._paused = paused
+        wanted = [partition for partition in self.assigned.values() if not partition.paused]
+        try:
+            (self.consumer.pause if paused else self.consumer.resume)(self._tps(wanted))
+        except KafkaException as error:
+            log.debug("%s: %s", self.name, text_of(error))
+
+    def _cross(self, messages: list[Any]) -> None:
+        """Sort out what is no message, and hand the rest to the loop."""
+        gone = self._gone_in_call
+        good = messages
+        size = 0
+        for message in messages:
+            if message.error() is not None or (gone and (message.topic(), message.partition()) in gone):
+                good = [m for m in messages if self._is_good(m)]
+                break
+        for message in good:
+            size += len(message)
+        if good:
+            self.connected = True
+            self.crossed += len(good)
+            self.crossed_bytes += size
+            self._post(good)
+
+    def _is_good(self, message: Any) -> bool:
+        error = message.error()
+        if error is None:
+            return (message.topic(), message.partition()) not in self._gone_in_call
+        self._judge(error, message)
+        return False
+
+    def _judge(self, error: Any, message: Any) -> None:
+        """An error that came in place of a message."""
+        code = code_of(error)
+        if code in _OFFSET_OUT_OF_RANGE and message.topic() is not None:
+            self._restart_partition((message.topic(), message.partition()))
+            return
+        fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
+        if fatal is not None:
+            raise fatal
+        if error.fatal():
+            self._rebuild = True
+        if is_missing_topic(error):
+            self._tell_now_and_then(f"topic {message.topic() or self._topics[0]} does not exist; it is waited for")
+        elif code == _MAX_POLL_EXCEEDED:
+            self._tell_now_and_then("the group put this member out because its loop stood still; it joins again")
+        else:
+            log.info("%s: %s", self.name, text_of(error))
+
+    def _on_error(self, error: Any) -> None:
+        code = code_of(error)
+        fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
+        if fatal is not None:
+            self._post(Failed(fatal))
+        elif code == _ALL_BROKERS_DOWN:
+            self.connected = False
+        elif error.fatal():
+            self._rebuild = True
+        else:
+            log.debug("%s: %s", self.name, text_of(error))
+
+    def _tell_now_and_then(self, sentence: str) -> None:
+        """A warning at most twice a minute for the same sentence."""
+        now = time.monotonic()
+        if now - self._seen.get(sentence, -60.0) >= 30.0:
+            self._seen[sentence] = now
+            log.warning("%s: %s", self.name, sentence)
+        self._post(Told(sentence))
+
+    def _post(self, item: Item) -> None:
+        first = not self.inbox
+        self.inbox.append(item)
+        if first:
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                # The loop is closed: nobody is left to hand anything to.
+                self._closing = True
+
+    # Rebalances, inside a poll
+
+    def _on_assign(self, consumer: Any, tps: list[Any]) -> None:
+        self.rebalances += 1
+        self.connected = True
+        partitions: list[Partition] = []
+        pause = 0.05
+        while tps and not self._closing:
+            try:
+                partitions = self._starts(consumer, [(tp.topic, tp.partition) for tp in tps])
+                break
+            except HeadraceError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever the client raises, the assignment waits for an answer
+                fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
+                if fatal is not None:
+                    self._post(Failed(fatal))
+                    return
+                self._tell_now_and_then(f"the committed offsets could not be read; asking again: {text_of(error)}")
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+        by_where = {partition.key: partition for partition in partitions}
+        for tp in tps:
+            if (tp.topic, tp.partition) in by_where:
+                tp.offset = by_where[tp.topic, tp.partition].offsets.watermark()
+        (consumer.assign if self._eager else consumer.incremental_assign)(tps)
+        if self._paused and tps:
+            consumer.pause(tps)
+        self.assigned.update(by_where)
+        self._post(Told(""))
+        self._post(Assigned(partitions))
+
+    def _starts(self, consumer: Any, wheres: Sequence[Where]) -> list[Partition]:
+        from confluent_kafka import TopicPartition
+
+        topics = sorted({topic for topic, _ in wheres})
+        facts = self._admin.topics(topics)
+        missing = [topic for topic in topics if facts[topic] is None]
+        asked = {
+            (topic, number)
+            for topic in topics
+            for number in range(0 if facts[topic] is None else facts[topic].partitions)  # type: ignore[union-attr]
+        }
+        if missing:
+            log.warning("%s: topic %s has gone while its partitions were assigned", self.name, missing[0])
+        answer = consumer.committed([TopicPartition(*where) for where in sorted(asked | set(wheres))], timeout=10.0)
+        committed = {(tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in answer if tp.offset >= 0}
+
+        def by_time(late: Sequence[Where], milliseconds: int) -> dict[Where, int]:
+            found = consumer.offsets_for_times([TopicPartition(*where, milliseconds) for where in late], timeout=10.0)
+            return {(tp.topic, tp.partition): tp.offset for tp in found}
+
+        return find_start(
+            [where for where in wheres if where[0] not in missing],
+            committed,
+            admin=self._admin,
+            facts=facts,
+            start=self._start,
+            by_time=by_time,
+            several_topics=self._several,
+            tell=self._tell_now_and_then,
+            **({"metadata_limit": self.metadata_limit} if self.metadata_limit else {}),
+        )
+
+    def _restart_partition(self, where: Where) -> None:
+        """The log does not have the offset that is asked for: retention was faster, or the topic is another one.
+
+        What was read before goes on; only where to read from is found anew.
+        """
+        from confluent_kafka import TopicPartition
+
+        topic, number = where
+        old = self.assigned.get(where)
+        facts = self._admin.topics([topic])[topic] if old is not None else None
+        if old is None or facts is None:
+            return
+        low = self._admin.offsets([where], EARLIEST)[where]
+        if facts.id == old.topic_id and low >= self._position(where):
+            missed = low - self._position(where)
+            self._tell_now_and_then(
+                f"partition {number} of topic {topic} begins at {low} now: up to {missed} events were removed by "
+                "retention before they were read"
+            )
+            old.expired += missed
+            self.consumer.seek(TopicPartition(topic, number, low))
+            return
+        (partition,) = self._starts(self.consumer, [where])
+        self.assigned[where] = partition
+        self.consumer.seek(TopicPartition(topic, number, partition.offsets.watermark()))
+        self._post(Assigned([partition]))
+
+    def _position(self, where: Where) -> int:
+        """The offset that is read next."""
+        from confluent_kafka import TopicPartition
+
+        (tp,) = self.consumer.position([TopicPartition(*where)])
+        return int(tp.offset) if tp.offset >= 0 else self.assigned[where].offsets.next
+
+    def _on_revoke(self, consumer: Any, tps: list[Any]) -> None:
+        wheres = [(tp.topic, tp.partition) for tp in tps]
+        self.rebalances += 1
+        revocation = self._leave(wheres, lost=False)
+        if revocation.wait(GRACE + 5.0):
+            self._commit_last(consumer, revocation.commits)
+        else:
+            log.error("%s: the loop stands still; partitions %s are given up uncommitted", self.name, wheres)
+        self._unassign(consumer, tps)
+
+    def _on_lost(self, consumer: Any, tps: list[Any]) -> None:
+        self.rebalances += 1
+        self._leave([(tp.topic, tp.partition) for tp in tps], lost=True)
+        self._unassign(consumer, tps)
+
+    def _leave(self, wheres: list[Where], *, lost: bool) -> Revocation:
+        self._gone_in_call.update(wheres)
+        for where in wheres:
+            self.assigned.pop(where, None)
+        revocation = Revocation(wheres, lost=lost)
+        self._post(revocation)
+        return revocation
+
+    def _unassign(self, consumer: Any, tps: list[Any]) -> None:
+        if self._eager:
+            consumer.unassign()
+        else:
+            consumer.incremental_unassign(tps)
+
+    def _commit_last(self, consumer: Any, commits: list[tuple[str, int, int, str]]) -> None:
+        """The last word on partitions that go to another member; what it does not reach is handled again there."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        if not commits:
+            return
+        try:
+            answers = consumer.commit(offsets=[TopicPartition(*commit) for commit in commits], asynchronous=False)
+        except KafkaException as error:
+            log.warning("%s: the last commit of revoked partitions failed: %s", self.name, text_of(error))
+            return
+        for answer in answers or ():
+            if answer.error is not None:
+                log.warning("%s: the last commit of %s: %s", self.name, answer, answer.error)
+
+    # Ending and beginning again
+
+    def _replace(self) -> None:
+        """A new consumer in place of one that does not consume any more."""
+        self._rebuild = False
+        self.rebuilds += 1
+        log.warning("%s: the consumer is rebuilt", self.name)
+        self._close()
+        left = list(self.assigned)
+        if left:
+            self._leave(left, lost=True)
+        self.consumer = self._make()
+
+    def _close(self) -> None:
+        consumer = self.consumer
+        if consumer is None:
+            return
+        with self._users_changed:
+            self.consumer = None
+            if not self._users_changed.wait_for(lambda: not self._users, _BORROWED):
+                # A commit that never returns: better a client that is not closed than one closed under its feet.
+                log.error("%s: the consumer is given up without leaving the group: a commit is stuck", self.name)
+                return
+        try:
+            consumer.close()
+        except Exception as error:  # noqa: BLE001 - nothing depends on a clean end of a client that is given up
+            log.warning("%s: the consumer did not close cleanly: %s", self.name, text_of(error))
+
+    @staticmethod
+    def _tps(partitions: Sequence[Partition]) -> list[Any]:
+        from confluent_kafka import TopicPartition
+
+        return [TopicPartition(partition.topic, partition.number) for partition in partitions]

@@ -1,0 +1,189 @@
+"""The producer: idempotent, confirmed by all in-sync replicas, one for all sinks of a broker object.
+
+Delivery reports are served on the loop itself, by polls that go on only while something is outstanding. A thread that
+served them would need the interpreter's lock once for each report, and get it against a busy loop 200 times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from headrace.engine.sink import Published
+from headrace.errors import PublishFailed
+from headrace.kafka.faults import publish_failed, text_of
+
+__all__ = ["Producer", "Record"]
+
+log = logging.getLogger("headrace.kafka")
+
+#: Seconds between polls for delivery reports: soon after a publish, later in an outage.
+_SOON: Final = 0.0005
+_LATEST: Final = 0.02
+#: Records handed to librdkafka before other tasks get the loop.
+_STRETCH: Final = 200
+
+
+class Record(NamedTuple):
+    """One record on its way out. ``value`` None is a tombstone; ``partition`` -1 leaves the choice to the partitioner."""
+
+    value: bytes | None
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+    partition: int = -1
+
+
+class _Batch:
+    """The records of one call, and the future that waits for the last report."""
+
+    __slots__ = ("future", "left", "results")
+
+    def __init__(self, size: int, future: asyncio.Future[None]) -> None:
+        self.results: list[Published | Exception | None] = [None] * size
+        self.left = size
+        self.future = future
+
+    def report(self, index: int, error: Any, message: Any) -> None:
+        if error is None:
+            self.results[index] = Published(False, f"{message.partition()}/{message.offset()}")
+        else:
+            self.results[index] = publish_failed(error, message.topic(), len(message))
+        self.done()
+
+    def done(self) -> None:
+        self.left -= 1
+        if not self.left and not self.future.done():
+            self.future.set_result(None)
+
+
+class Producer:
+    """``config``: librdkafka options. The client is made at the first publish."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = dict(config)
+        self._client: Any = None
+        self._polling: asyncio.TimerHandle | None = None
+        self._pause = _SOON
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._room: asyncio.Future[None] | None = None
+        self._fatal = ""
+        self._closed = False
+
+    def _made(self) -> Any:
+        if self._client is None or self._fatal:
+            from confluent_kafka import Producer
+
+            if self._client is not None:
+                log.error("the Kafka producer cannot go on and is replaced: %s", self._fatal)
+                self._client.purge()
+                self._client.poll(0)
+                self._fatal = ""
+            self._client = Producer({**self._config, "error_cb": self._on_error, "logger": log})
+        return self._client
+
+    def _on_error(self, error: Any) -> None:
+        if error.fatal():
+            self._fatal = text_of(error)
+        else:
+            log.debug("producer: %s", text_of(error))
+
+    async def publish(self, topic: str, records: Sequence[Record]) -> list[Published | Exception]:
+        """Produce in order and wait for every confirmation; a result for each record.
+
+        A full queue is back-pressure: this call waits for room, and calls that come later wait behind it.
+        """
+        if not records:
+            return []
+        if self._closed:
+            return [PublishFailed(f"topic {topic}: the broker object is closed", transient=False) for _ in records]
+        batch = _Batch(len(records), asyncio.get_running_loop().create_future())
+        first = 0
+        if not self._turns:
+            first = self._produce(topic, records, 0, batch)
+        if first < len(records):
+            await self._produce_in_turn(topic, records, first, batch)
+        self._poll_soon()
+        await batch.future
+        return [result for result in batch.results if result is not None]
+
+    async def _produce_in_turn(self, topic: str, records: Sequence[Record], first: int, batch: _Batch) -> None:
+        """The rest of a call, in the order in which the calls came."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._turns.append(turn)
+        try:
+            if self._turns[0] is not turn:
+                await turn
+            while True:
+                first = self._produce(topic, records, first, batch)
+                if first == len(records):
+                    return
+                self._poll_soon()
+                if self._room is None:
+                    await asyncio.sleep(0)
+                else:
+                    await self._room
+        finally:
+            self._turns.remove(turn)
+            if self._turns and not self._turns[0].done():
+                self._turns[0].set_result(None)
+
+    def _produce(self, topic: str, records: Sequence[Record], first: int, batch: _Batch) -> int:
+        """Hand records to librdkafka from ``first`` on; the index of the first that it did not take."""
+        from confluent_kafka import KafkaException
+
+        client = self._made()
+        last = min(len(records), first + _STRETCH)
+        for index in range(first, last):
+            value, key, headers, partition = records[index]
+            try:
+                client.produce(
+                    topic, value, key, partition, on_delivery=partial(batch.report, index), headers=list(headers)
+                )
+            except BufferError:
+                if self._room is None:
+                    self._room = asyncio.get_running_loop().create_future()
+                return index
+            except KafkaException as error:
+                batch.results[index] = publish_failed(error, topic, None if value is None else len(value))
+                batch.done()
+        return last
+
+    # Delivery reports
+
+    def _poll_soon(self) -> None:
+        self._pause = _SOON
+        if self._polling is None:
+            self._polling = asyncio.get_running_loop().call_later(_SOON, self._poll)
+
+    def _poll(self) -> None:
+        self._polling = None
+        served = self._client.poll(0)
+        if served and self._room is not None:
+            room, self._room = self._room, None
+            if not room.done():
+                room.set_result(None)
+        if len(self._client):
+            self._pause = _SOON if served else min(self._pause * 1.3, _LATEST)
+            self._polling = asyncio.get_running_loop().call_later(self._pause, self._poll)
+
+    async def close(self, seconds: float = 10.0) -> None:
+        """Wait for what is outstanding, at most ``seconds``; the rest is given up, and its publishers are told."""
+        self._closed = True
+        if self._polling is not None:
+            self._polling.cancel()
+        client, self._client = self._client, None
+        if client is None:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while len(client) and loop.time() < deadline:
+            client.poll(0)
+            await asyncio.sleep(_LATEST)
+        if len(client):
+            client.purge()
+            client.poll(0)

@@ -1,0 +1,457 @@
+"""The Kafka source: what the poll thread brings becomes deliveries; what is settled becomes commits.
+
+Everything here runs on the loop. The first commit of an assignment precedes its first delivery: it pins where the group
+began and announces how far deliveries may reach before the next commit, so that a successor of a dead process knows its
+suspects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from headrace.cloudevents.kafka import read
+from headrace.engine.broker import Binding
+from headrace.engine.delivery import Delivery, Outcome
+from headrace.engine.source import Credit, Progress
+from headrace.errors import HeadraceError, InvalidEvent
+from headrace.event import Event
+from headrace.kafka.admin import Admin, Where
+from headrace.kafka.commits import Commits
+from headrace.kafka.group import GRACE, Assigned, Failed, Group, Revocation, Told
+from headrace.kafka.partition import KafkaDelivery, Partition
+from headrace.kafka.plain import plain_event
+from headrace.kafka.start import Start
+from headrace.kafka.watch import Watch, lag
+
+__all__ = ["KafkaSource"]
+
+log = logging.getLogger("headrace.kafka")
+
+#: Bytes of the buffer between the poll thread and the engine, and messages for each delivery of the prefetch.
+_BUFFER_BYTES: Final = 16 * 1024 * 1024
+_BUFFER_FACTOR: Final = 8
+#: Offsets that must be free before a partition whose map was full is read on, so that it does not stutter.
+_HYSTERESIS: Final = 256
+#: Bytes that a record costs beside its value.
+_OVERHEAD: Final = 400
+#: Seconds that closing waits for the group to be left.
+_LEAVING: Final = GRACE + 8.0
+
+
+class KafkaSource:
+    """One handler's subscription to a topic. See `headrace.engine.source.Source` for the contract.
+
+    Parameters:
+        name: as metrics and health show it. topics: names, or one pattern beginning with ``^``.
+        config: librdkafka options of the consumer, ``group.id`` among them.
+        prepare: awaited before the group is joined; creates or checks the topic. finish: awaited after it was left.
+    """
+
+    keeps_order = True
+    extend_every: float | None = None
+
+    def __init__(
+        self,
+        name: str,
+        topics: Sequence[str],
+        *,
+        binding: Binding,
+        admin: Admin,
+        config: Mapping[str, Any],
+        start: Start,
+        prepare: Callable[[], Awaitable[None]],
+        finish: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.name = name
+        self.topics = list(topics)
+        self.group_id = str(config["group.id"])
+        self._config = config
+        self._binding = binding
+        self._admin = admin
+        self._start = start
+        self._prepare = prepare
+        self._finish = finish
+        self._partitions: dict[Where, Partition] = {}
+        self._commits = Commits(name, self._partitions, self._unblock)
+        self._detached: list[Partition] = []
+        self._buffer: deque[Any] = deque()
+        self._again: deque[KafkaDelivery] = deque()
+        self._group: Group | None = None
+        self._watch: Watch | None = None
+        self._failure: HeadraceError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._revoking: dict[Revocation, tuple[list[Partition], asyncio.TimerHandle]] = {}
+        self._closed = False
+        self._told = ""
+        self._last_message = 0.0
+        self._expired = 0
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Create or check the topic, then join the group. Raises as `Source.open` says."""
+        await self._prepare()
+        self._group = self._commits.group = Group(
+            self._config,
+            self.topics,
+            name=self.name,
+            start=self._start,
+            admin=self._admin,
+            loop=asyncio.get_running_loop(),
+            wake=self._drain,
+            room=(max(1000, _BUFFER_FACTOR * self._binding.prefetch.items), _BUFFER_BYTES),
+        )
+        self._group.start()
+        self._watch = Watch(self._group, self._partitions, self._admin, self._config, self._is_idle)
+
+    def _is_idle(self) -> bool:
+        return self._waiter is not None and not self._buffer
+
+    async def close(self) -> None:
+        """Leave the group: what runs is settled and committed as for any revocation."""
+        if self._closed:
+            return
+        self._closed = True
+        self._wake_fetch()
+        if self._watch is not None:
+            self._watch.close()
+        await self._commits.close()
+        if self._group is not None:
+            self._group.request_close()
+            if not await asyncio.to_thread(self._group.join, _LEAVING):
+                log.warning(
+                    "%s: the group %s was not left in time; its members notice by themselves", self.name, self.group_id
+                )
+            self._drain()
+        await self._finish()
+
+    # What the poll thread sends
+
+    def _drain(self) -> None:
+        """Take what crossed, in order."""
+        group = self._group
+        assert group is not None
+        inbox = group.inbox
+        while inbox:
+            item = inbox[0]
+            if item.__class__ is list:
+                self._buffer.extend(item)
+                self._last_message = time.monotonic()
+            elif isinstance(item, Assigned):
+                self._take(item.partitions)
+            elif isinstance(item, Revocation):
+                self._give_up(item)
+            elif isinstance(item, Failed):
+                self._failure = item.error
+            elif isinstance(item, Told):
+                self._told = item.sentence
+            # Removed last: while it is in the inbox the poll thread sends no second wake-up.
+            inbox.popleft()
+        self._wake_fetch()
+
+    def _wake_fetch(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _take(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            old = self._partitions.get(partition.key)
+            if old is not None:
+                self._detach(old)
+            partition.offsets.limit(self._commits.metadata_limit)
+            self._partitions[partition.key] = partition
+            self._expired += partition.expired
+            log.info("%s: partition %d from offset %d", self.name, partition.number, partition.offsets.next)
+        self._commits.soon()
+
+    def _detach(self, old: Partition) -> None:
+        """The log of a partition begins anew; what was read of the old one is still handled, and committed nowhere."""
+        read = [
+            *old.waiting,
+            *(message for message in self._buffer if (message.topic(), message.partition()) == old.key),
+        ]
+        self._forget_buffered({old.key})
+        self._forget_waiting(old)
+        old.waiting.extend(read)
+        old.gone = True
+        old.limit = 1 << 63
+        self._detached.append(old)
+
+    def _forget_waiting(self, partition: Partition) -> None:
+        if not partition.paused:
+            self._took(len(partition.waiting), sum(map(len, partition.waiting)))
+        partition.waiting.clear()
+
+    def _forget_buffered(self, wheres: set[Where]) -> None:
+        kept = [message for message in self._buffer if (message.topic(), message.partition()) not in wheres]
+        if len(kept) < len(self._buffer):
+            size = sum(map(len, self._buffer)) - sum(map(len, kept))
+            self._took(len(self._buffer) - len(kept), size)
+            self._buffer.clear()
+            self._buffer.extend(kept)
+
+    # Revocation
+
+    def _give_up(self, revocation: Revocation) -> None:
+        """Void what has not begun; give what runs its time (none where the partitions are lost)."""
+        wheres = set(revocation.wheres)
+        partitions = [self._partitions.pop(where) for where in revocation.wheres if where in self._partitions]
+        self._forget_buffered(wheres)
+        reason = "its partition was lost" if revocation.lost else "its partition was revoked"
+        for partition in partitions:
+            partition.gone = True
+            self._forget_waiting(partition)
+            for token, delivery in list(partition.open.items()):
+                if revocation.lost or not delivery.under_way:
+                    del partition.open[token]
+                    delivery.void(reason)
+        if revocation.lost or not any(partition.open for partition in partitions):
+            self._settle_revocation(revocation, partitions)
+            return
+        timer = asyncio.get_running_loop().call_later(GRACE, self._end_grace, revocation)
+        self._revoking[revocation] = (partitions, timer)
+
+    def _end_grace(self, revocation: Revocation) -> None:
+        for partition in self._revoking[revocation][0]:
+            for delivery in list(partition.open.values()):
+                delivery.void("its partition was revoked and the attempt did not end in time")
+            partition.open.clear()
+        self._look_at_revocations()
+
+    def _look_at_revocations(self) -> None:
+        for revocation, (partitions, timer) in list(self._revoking.items()):
+            if not any(partition.open for partition in partitions):
+                del self._revoking[revocation]
+                timer.cancel()
+                self._settle_revocation(revocation, partitions)
+
+    def _settle_revocation(self, revocation: Revocation, partitions: Sequence[Partition]) -> None:
+        # Nothing runs any more, so that the successor has no suspects: what was reached is what is done.
+        texts = [] if revocation.lost else [self._commits.text(partition) for partition in partitions]
+        revocation.settled(texts)
+
+    # Fetching
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """At least one delivery within the credit; ``[]`` when the source is closed."""
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._closed:
+                return []
+            batch = self._collect(credit)
+            if batch:
+                return batch
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _collect(self, credit: Credit) -> list[KafkaDelivery]:
+        items, space = credit
+        found: list[KafkaDelivery] = []
+        if self._detached or self._again:
+            space = self._collect_extras(found, items, space)
+        buffer = self._buffer
+        popleft = buffer.popleft
+        topic = number = message = None
+        partition: Partition | None = None
+        taken = taken_bytes = 0
+        while buffer and len(found) < items:
+            message = popleft()
+            size = len(message)
+            if found and size + _OVERHEAD > space:
+                buffer.appendleft(message)
+                break
+            if message.partition() != number or message.topic() != topic:
+                topic, number = message.topic(), message.partition()
+                partition = self._partitions.get((topic, number))
+            if partition is None:
+                # Left over from a partition that went away.
+                self._took(1, size)
+                continue
+            offset = message.offset()
+            if offset >= partition.limit and (partition.blocked or offset >= partition.relimit()):
+                self._block(partition, message)
+                continue
+            taken += 1
+            taken_bytes += size
+            partition.last = message
+            token = partition.offsets.hand_over(offset)
+            if token is None:
+                # Completed by a former owner, as its map says.
+                partition.dirty = True
+                continue
+            found.append(self._deliver(message, size, partition, token))
+            space -= size + _OVERHEAD
+        if taken:
+            self._took(taken, taken_bytes)
+        return found
+
+    def _took(self, items: int, size: int) -> None:
+        if self._group is not None:
+            self._group.took(items, size)
+
+    def _collect_extras(self, found: list[KafkaDelivery], items: int, space: int) -> int:
+        """What comes before the buffer: retries settled with us, and the rest of logs that were replaced."""
+        while self._again and len(found) < items and (space > 0 or not found):
+            old = self._again.popleft()
+            if old.voided is None and old.token in old.partition.open:
+                delivery = self._deliver(old.message, len(old.message), old.partition, old.token)
+                found.append(delivery)
+                space -= delivery.size
+        while self._detached and len(found) < items and (space > 0 or not found):
+            partition = self._detached[0]
+            if not partition.waiting:
+                self._detached.pop(0)
+                continue
+            message = partition.waiting.popleft()
+            token = partition.offsets.hand_over(message.offset())
+            if token is not None:
+                delivery = self._deliver(message, len(message), partition, token)
+                found.append(delivery)
+                space -= delivery.size
+        return space
+
+    def _deliver(self, message: Any, size: int, partition: Partition, token: int) -> KafkaDelivery:
+        event: Event | None
+        error: InvalidEvent | None = None
+        try:
+            event = read(message.headers() or (), message.value())
+            if event is None:
+                event = self._plain(message, partition)
+        except InvalidEvent as invalid:
+            event, error = None, invalid
+        delivery = KafkaDelivery(self, event, size + _OVERHEAD, error, partition.suspects > message.offset())
+        delivery.message = message
+        delivery.partition = partition
+        delivery.token = token
+        partition.open[token] = delivery
+        return delivery
+
+    def _plain(self, message: Any, partition: Partition) -> Event:
+        return plain_event(
+            message,
+            topic=partition.topic,
+            source=partition.source_uri,
+            number=partition.number,
+            wants_bytes=self._binding.wants_bytes,
+        )
+
+    @staticmethod
+    def default_key(delivery: KafkaDelivery) -> str | None:
+        """The lane of a handler without ``key=``: partition and record key; a record without key has no order."""
+        key: bytes | None = delivery.message.key()
+        return None if key is None else delivery.partition.lane + key.decode("utf-8", "surrogateescape")
+
+    # Limits
+
+    def _block(self, partition: Partition, message: Any) -> None:
+        """Keep a record back until the limit has moved."""
+        if not partition.blocked:
+            partition.blocked = True
+            partition.dirty = True
+            self._commits.soon()
+            if partition.why == "map":
+                self._commits.pause(partition, True)
+        partition.waiting.append(message)
+        if partition.paused:
+            # What waits for long makes room for other partitions; no more of it comes.
+            self._took(1, len(message))
+
+    def _unblock(self) -> None:
+        """After a commit: let go of what may pass now."""
+        for partition in self._partitions.values():
+            if not partition.blocked:
+                continue
+            waiting = partition.waiting
+            room = partition.relimit() - waiting[0].offset()
+            if room <= 0 or (partition.paused and room < _HYSTERESIS):
+                if partition.why == "map" and not partition.paused:
+                    self._commits.pause(partition, True)
+                    self._took(len(waiting), sum(map(len, waiting)))
+                continue
+            partition.blocked = False
+            if partition.paused:
+                self._commits.pause(partition, False)
+                self._took(-len(waiting), -sum(map(len, waiting)))
+            self._buffer.extendleft(reversed(waiting))
+            waiting.clear()
+            self._wake_fetch()
+
+    # Settling
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Complete the offset (ack, dead, drop), bring the delivery again (retry), or leave it to the next owner."""
+        assert isinstance(delivery, KafkaDelivery)
+        partition = delivery.partition
+        token = delivery.token
+        if token not in partition.open:
+            return
+        if outcome.kind == "retry":
+            asyncio.get_running_loop().call_later(outcome.delay, self._bring_again, delivery)
+            return
+        del partition.open[token]
+        if outcome.kind != "hand_back":
+            partition.offsets.complete(token)
+            partition.dirty = True
+        if partition.gone and self._revoking and not partition.open:
+            self._look_at_revocations()
+
+    def _bring_again(self, delivery: KafkaDelivery) -> None:
+        self._again.append(delivery)
+        self._wake_fetch()
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Nothing expires: membership is kept by the poll thread."""
+
+    async def flush(self) -> Sequence[Delivery]:
+        """Commit what was settled so far. What belongs to a partition that went away meanwhile comes again there."""
+        await self._commits.flush()
+        return ()
+
+    # Where it stands
+
+    def progress(self) -> Progress:
+        """Lag in events and in seconds over the assigned partitions; see `Progress`."""
+        group = self._group
+        if group is None:
+            return Progress(connected=False, detail="not opened")
+        with group.borrowed() as consumer:
+            events, seconds = (None, None) if consumer is None else lag(consumer, self._partitions)
+        detail = self._told
+        for partition in self._partitions.values():
+            if partition.blocked and partition.why == "map":
+                detail = (
+                    f"partition {partition.number} of {partition.topic} waits: offset {partition.offsets.watermark()} "
+                    "is not done, and the commit metadata can hold no more completions beyond it"
+                )
+        if self._failure is not None:
+            detail = str(self._failure)
+        elif not group.connected and not detail:
+            detail = "no connection to the Kafka brokers" if self._last_message else "joining the group"
+        return Progress(
+            connected=group.connected and self._failure is None,
+            lag_events=events,
+            lag_seconds=seconds,
+            last_progress=self._last_message,
+            reconnects=group.rebuilds,
+            expired=self._expired,
+            detail=detail,
+        )
+
+    @property
+    def rebalances(self) -> int:
+        """Assignments and revocations since the start."""
+        return 0 if self._group is None else self._group.rebalances
+
+    @property
+    def poll_age(self) -> float:
+        """Seconds since the poll thread last polled."""
+        return 0.0 if self._group is None else time.monotonic() - self._group.polled
