@@ -15,6 +15,7 @@ from headrace.errors import InvalidExpression
 
 _LENGTH_LIMIT: Final = 64 * 1024
 _DEPTH_LIMIT: Final = 60
+_HEIGHT_LIMIT: Final = 120
 
 _LEVELS: Final = (
     frozenset(("AND", "OR", "XOR")),
@@ -32,7 +33,33 @@ def parse_tree(expression: str) -> Node:
     """
     if len(expression) > _LENGTH_LIMIT:
         raise InvalidExpression(f"the expression is longer than {_LENGTH_LIMIT} characters", expression, _LENGTH_LIMIT)
-    return _Parser(expression).whole()
+    node = _Parser(expression).whole()
+    if _height(node) > _HEIGHT_LIMIT:
+        raise InvalidExpression(f"more than {_HEIGHT_LIMIT} operations depend on one another", expression, 0)
+    return node
+
+
+def _height(node: Node) -> int:
+    """How many operations wait for one another at most, which is how deep an evaluation recurses."""
+    highest = 0
+    waiting = [(node, 1)]
+    while waiting:
+        item, height = waiting.pop()
+        highest = max(highest, height)
+        match item:
+            case Not(operand) | Minus(operand) | Like(operand):
+                waiting.append((operand, height + 1))
+            case In(operand, members):
+                waiting.extend((child, height + 1) for child in (operand, *members))
+            case Call(_, arguments):
+                waiting.extend((child, height + 1) for child in arguments)
+            case Chain(first, rest):
+                # Comparisons in a row are nested, for each casts the result of the one before; others are not.
+                own = len(rest) if rest[0][0] in _LEVELS[1] else 1
+                waiting.extend((child, height + own) for child in (first, *(right for _, right in rest)))
+            case _:
+                continue
+    return highest
 
 
 class _Parser:
