@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from headrace.kubernetes.store import Change
+from headrace.kubernetes.store import Delta
 
 __all__ = ["Backlog"]
 
@@ -31,10 +31,10 @@ class Backlog:
         size: bytes of objects that wait.
     """
 
-    def __init__(self, *, hold: Callable[[Change], bool]) -> None:
+    def __init__(self, *, hold: Callable[[Delta], bool]) -> None:
         self.size = 0
         self._hold = hold
-        self._queues: dict[str, deque[Change]] = {}
+        self._queues: dict[str, deque[Delta]] = {}
         self._ready: dict[str, None] = {}
         self._out: set[str] = set()
         self._blocked: set[str] = set()
@@ -56,7 +56,7 @@ class Backlog:
             return self._queues[key][0].observed
         return None
 
-    def add(self, change: Change) -> None:
+    def add(self, change: Delta) -> None:
         """Put a change at the end of its object's queue, merged with what waits there."""
         key = change.key
         queue = self._queues.get(key)
@@ -73,7 +73,7 @@ class Backlog:
                 return
         self._consider(key)
 
-    def take(self) -> Change:
+    def take(self) -> Delta:
         """The next change; its object has no other one until `done` or `put_back`. Raises ``KeyError`` where none
         is ready."""
         key = next(iter(self._ready))
@@ -92,7 +92,7 @@ class Backlog:
         if key in self._queues:
             self._consider(key)
 
-    def put_back(self, change: Change) -> None:
+    def put_back(self, change: Delta) -> None:
         """What was taken was not begun: it is first in line again, merged with what came since."""
         later = self._queues.pop(change.key, None)
         queue = self._queues[change.key] = deque()
@@ -114,7 +114,7 @@ class Backlog:
         if key in self._queues:
             self._consider(key)
 
-    def waiting(self, key: str) -> Change | None:
+    def waiting(self, key: str) -> Delta | None:
         """The change that would be taken next of this object."""
         queue = self._queues.get(key)
         return queue[0] if queue else None
@@ -133,23 +133,23 @@ class Backlog:
         else:
             self._ready[key] = None
 
-    def _append(self, queue: deque[Change], change: Change) -> None:
+    def _append(self, queue: deque[Delta], change: Delta) -> None:
         queue.append(change)
         self.size += _size(change)
         if change.verb == "delete" and len(queue) > 1 and queue[-2].verb == "add":
             self._untold += 1
 
-    def _pop(self, queue: deque[Change]) -> Change:
+    def _pop(self, queue: deque[Delta]) -> Delta:
         change = queue.pop()
         self._uncount(change, queue)
         return change
 
-    def _uncount(self, change: Change, rest: deque[Change] | tuple[()]) -> None:
+    def _uncount(self, change: Delta, rest: deque[Delta] | tuple[()]) -> None:
         self.size -= _size(change)
         if change.verb == "add" and rest and rest[0].verb == "delete":
             self._untold -= 1
 
-    def _merge(self, queue: deque[Change], change: Change) -> None:
+    def _merge(self, queue: deque[Delta], change: Delta) -> None:
         last = queue[-1] if queue else None
         if last is None:
             if not change.minor:
@@ -174,5 +174,5 @@ class Backlog:
             self._append(queue, change)
 
 
-def _size(change: Change) -> int:
+def _size(change: Delta) -> int:
     return len(change.raw) if change.raw is not None else 0

@@ -26,7 +26,7 @@ from headrace.kubernetes.credentials import Credentials
 from headrace.kubernetes.kubeconfig import ClusterConfig
 from headrace.kubernetes.status import ApiError, Status, decode_status
 
-__all__ = ["Client", "Query"]
+__all__ = ["Answer", "Client", "Query"]
 
 Query = Sequence[tuple[str, str]]
 
@@ -84,10 +84,7 @@ class Client:
         async with self.stream(
             method, path, query=query, body=body, content_type=content_type, accept=accept, timeout=timeout
         ) as answer:
-            try:
-                return await answer.read()
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise self._failed(method, path, error) from error
+            return await answer.read()
 
     @asynccontextmanager
     async def stream(
@@ -100,7 +97,7 @@ class Client:
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: float = _REQUEST,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Answer]:
         """A request whose answer is read by the caller; ``timeout`` in seconds covers opening and reading. Raises
         as `request`."""
         answer = await self._open(method, path, query, body, content_type, accept, timeout)
@@ -116,7 +113,7 @@ class Client:
             if answer.status >= 400:
                 raise await self._refusal(method, path, answer)
             self.trouble = ""
-            yield answer
+            yield Answer(self, answer, f"{method} {path}")
         finally:
             # A watch is never read to its end, so its connection cannot be used again.
             answer.close()
@@ -148,11 +145,12 @@ class Client:
                 timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT),
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
-            raise self._failed(method, path, error) from error
+            raise self.failed(f"{method} {path}", error) from error
 
-    def _failed(self, method: str, path: str, error: BaseException) -> ConnectionFailed:
+    def failed(self, what: str, error: BaseException) -> ConnectionFailed:
+        """What the HTTP library raised, as ours; noted as the client's trouble."""
         reason = "timed out" if isinstance(error, (TimeoutError, asyncio.TimeoutError)) else str(error) or repr(error)
-        self.trouble = f"{method} {self._base}{path}: {reason}"
+        self.trouble = f"{what} at {self._base}: {reason}"
         return ConnectionFailed(self.trouble)
 
     async def _refusal(self, method: str, path: str, answer: aiohttp.ClientResponse) -> ApiError:
@@ -165,6 +163,31 @@ class Client:
         if answer.status in (401, 403, 429) or answer.status >= 500:
             self.trouble = str(error)
         return error
+
+
+class Answer:
+    """An accepted request's body, to be read once."""
+
+    def __init__(self, client: Client, response: aiohttp.ClientResponse, what: str) -> None:
+        self._client = client
+        self._response = response
+        self._what = what
+
+    async def read(self) -> bytes:
+        """All of it. Raises `ConnectionFailed` where it breaks off or takes too long."""
+        try:
+            return await self._response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._client.failed(self._what, error) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What arrives, as it arrives. Raises as `read`; ends where the server ended it properly."""
+        content = self._response.content
+        try:
+            while chunk := await content.readany():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._client.failed(self._what, error) from error
 
 
 def _session() -> aiohttp.ClientSession:
@@ -206,7 +229,8 @@ def _proxy(cluster: ClusterConfig) -> str | None:
     parts = urlsplit(cluster.server)
     proxies = urllib.request.getproxies_environment()
     proxy = proxies.get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):  # type: ignore[attr-defined]
+    host = parts.netloc.rpartition("@")[2]
+    if not proxy or urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
         return None
     return _http_proxy(proxy)
 
@@ -214,7 +238,7 @@ def _proxy(cluster: ClusterConfig) -> str | None:
 def _http_proxy(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(
-            f"proxy {url.partition('://')[0]}:// is not supported for Kubernetes; use an HTTP proxy"
+            f"proxy {url.partition('://')[0]}:// cannot be used for Kubernetes; give an HTTP proxy"
         )
     return url
 

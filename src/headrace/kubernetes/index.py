@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.engine.checkpoints import Checkpoints
 from headrace.kubernetes.objects import latest
-from headrace.kubernetes.store import Change
+from headrace.kubernetes.store import Delta
 
 __all__ = ["Finished", "Identity", "Index"]
 
@@ -117,7 +117,7 @@ class Index:
             uid, version, digest = value.decode().split(" ", 2)
             self.finished[name[len(prefix) :]] = Finished(uid, version, digest)
 
-    def finish(self, change: Change) -> None:
+    def finish(self, change: Delta) -> None:
         """The change was handled to its end, whatever its outcome."""
         key = change.key
         known = self.finished.get(key)

@@ -103,6 +103,7 @@ class Reflector:
         synced: a list has been completed, and nothing has been missed since.
         trouble: what is amiss, in one sentence; empty when nothing is.
         restarts: how often it had to begin anew, by reason.
+        forbidden: the last request was refused for want of rights.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Reflector:
         self._chance = chance
         self._facts: list[Fact] = []
         self._watching = False
+        self.forbidden = False
         self._latest = False  # the next list asks for the server's latest
         self._unpaged = False
         self._token = ""
@@ -188,12 +190,14 @@ class Reflector:
 
     def opened(self) -> None:
         """A watch was accepted."""
+        self.forbidden = False
         self._opened_at = self._monotonic()
         if self._watching:
             self.trouble = ""
 
     def page(self, page: Page) -> None:
         """A page of a list arrived."""
+        self.forbidden = False
         truth = self._latest or self._unpaged
         for found in page.objects:
             self._show(found, truth)
@@ -244,6 +248,7 @@ class Reflector:
         """The request got an HTTP error. ``retry_after``: seconds, of the header."""
         wait = status.retry_after if retry_after is None else retry_after
         sentence = _sentence(status)
+        self.forbidden = status.code == 403
         if is_too_large_version(status):
             # Not a failure of the server: this history is not (or no longer) that long. Ask once without a version.
             self._relist("too_large_version", sentence, from_latest=True, at_once=not self._latest, retry_after=wait)

@@ -11,13 +11,13 @@ exactly what was missed, deletions included. The laws (property-tested with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal
 
 from headrace.kubernetes.objects import Object, newer
 from headrace.kubernetes.reflector import Fact, Gone, Present, Replaced
 
-__all__ = ["Change", "Seen", "Store"]
+__all__ = ["Delta", "Seen", "Store"]
 
 Verb = Literal["add", "update", "delete"]
 
@@ -35,7 +35,7 @@ class Seen:
         self.digest = digest
 
 
-class Change:
+class Delta:
     """One thing that happened to one object, for one handler.
 
     ``raw`` is the object's JSON, ``None`` for a synthetic delete (``unknown``: its final state is not known).
@@ -75,7 +75,7 @@ class Change:
         self.observed = 0.0
 
     def __repr__(self) -> str:
-        return f"Change({self.verb} {self.key} {self.uid}:{self.version})"
+        return f"Delta({self.verb} {self.key} {self.uid}:{self.version})"
 
 
 _NO_DIGEST: Final = ""
@@ -103,7 +103,14 @@ class Store:
         self._keep = keep
         self._digest = digest
 
-    def apply(self, fact: Fact) -> list[Change]:
+    def know(self, finished: Mapping[str, tuple[str, str, str]], namespace: str) -> None:
+        """Begin with a checkpoint: (uid, version, digest) by key; of one namespace, or of all where it is empty."""
+        prefix = f"{namespace}/" if namespace else ""
+        for key, (uid, version, digest) in finished.items():
+            if key.startswith(prefix):
+                self.seen[key] = Seen(uid, version, None, digest)
+
+    def apply(self, fact: Fact) -> list[Delta]:
         """The changes that follow from a fact, in order; none where it is nothing new."""
         if isinstance(fact, Present):
             return self._present(fact.object, fact.truth)
@@ -111,16 +118,16 @@ class Store:
             return self._gone(fact.object)
         return self._replaced(fact)
 
-    def resync(self) -> Iterator[Change]:
+    def resync(self) -> Iterator[Delta]:
         """The state of every object again, as updates marked ``resync``; needs ``keep``."""
         for key, seen in self.seen.items():
             if seen.raw is not None:
-                change = Change("update", key, seen.uid, seen.version, seen.raw, seen.digest)
+                change = Delta("update", key, seen.uid, seen.version, seen.raw, seen.digest)
                 change.previous = seen.raw
                 change.resync = True
                 yield change
 
-    def _present(self, found: Object, truth: bool) -> list[Change]:
+    def _present(self, found: Object, truth: bool) -> list[Delta]:
         key, uid, version, raw = found
         seen = self.seen.get(key)
         if seen is None:
@@ -134,7 +141,7 @@ class Store:
         if not truth and not newer(version, seen.version):
             return []
         digest = _NO_DIGEST if self._digest is None else self._digest(raw)
-        change = Change("update", key, uid, version, raw, digest)
+        change = Delta("update", key, uid, version, raw, digest)
         change.previous = seen.raw
         change.minor = digest != _NO_DIGEST and digest == seen.digest
         seen.version = version
@@ -143,15 +150,15 @@ class Store:
             seen.raw = self._keep(raw)
         return [change]
 
-    def _add(self, found: Object) -> Change:
+    def _add(self, found: Object) -> Delta:
         key, uid, version, raw = found
         digest = _NO_DIGEST if self._digest is None else self._digest(raw)
-        change = Change("add", key, uid, version, raw, digest)
+        change = Delta("add", key, uid, version, raw, digest)
         change.initial = self.baseline is None or not newer(version, self.baseline)
         self.seen[key] = Seen(uid, version, None if self._keep is None else self._keep(raw), digest)
         return change
 
-    def _gone(self, found: Object) -> list[Change]:
+    def _gone(self, found: Object) -> list[Delta]:
         seen = self.seen.get(found.key)
         if seen is None or seen.uid != found.uid:
             # Never shown, or the end of an earlier one of that name, which was said already.
@@ -159,17 +166,17 @@ class Store:
         if found.version != seen.version and not newer(found.version, seen.version):
             return []
         del self.seen[found.key]
-        change = Change("delete", found.key, found.uid, found.version, found.raw)
+        change = Delta("delete", found.key, found.uid, found.version, found.raw)
         change.previous = seen.raw
         return [change]
 
-    def _vanished(self, key: str, seen: Seen) -> Change:
-        change = Change("delete", key, seen.uid, seen.version, seen.raw)
+    def _vanished(self, key: str, seen: Seen) -> Delta:
+        change = Delta("delete", key, seen.uid, seen.version, seen.raw)
         change.previous = seen.raw
         change.unknown = True
         return change
 
-    def _replaced(self, fact: Replaced) -> list[Change]:
+    def _replaced(self, fact: Replaced) -> list[Delta]:
         present = fact.present
         missing = [key for key in self.seen if key not in present]
         changes = [self._vanished(key, self.seen.pop(key)) for key in missing]

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 from headrace.kubernetes.objects import newer
-from headrace.kubernetes.store import Change
+from headrace.kubernetes.store import Delta
 
 __all__ = ["Writes"]
 
@@ -29,7 +29,7 @@ class Writes:
         if len(self._made) > _REMEMBERED:
             self._made.popitem(last=False)
 
-    def ahead_of(self, resource: str, change: Change) -> bool:
+    def ahead_of(self, resource: str, change: Delta) -> bool:
         """Whether a change shows the object as it was before our last write of it."""
         made = self._made.get((resource, change.key))
         if made is None or change.verb == "delete":

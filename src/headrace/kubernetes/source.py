@@ -1,0 +1,461 @@
+"""The source behind `Watch`: from facts to deliveries, from settlements to the checkpoint.
+
+It promises what the delivery page promises of a source without acknowledgements: an object's changes in order and one
+at a time; nothing skipped but states that a newer one replaced before anybody took them; after a restart, of any
+kind, what was missed, deletions included, and nothing again that was finished and saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.engine.failpoints import passing
+from headrace.engine.source import Progress
+from headrace.errors import ConnectionFailed, StoreUnavailable
+from headrace.kubernetes.access import scopes
+from headrace.kubernetes.backlog import Backlog
+from headrace.kubernetes.composition import Composer, WatchDelivery
+from headrace.kubernetes.connection import Connection
+from headrace.kubernetes.index import Index
+from headrace.kubernetes.informer import Informer, Selection
+from headrace.kubernetes.kubeconfig import resolve
+from headrace.kubernetes.objects import stripped
+from headrace.kubernetes.presence import still_exists
+from headrace.kubernetes.reflector import Fact, Present, Replaced, Timing
+from headrace.kubernetes.resources import Resource, ResourceAbsent
+from headrace.kubernetes.significance import compile_digest
+from headrace.kubernetes.status import ApiError
+from headrace.kubernetes.store import Delta, Store
+
+if TYPE_CHECKING:
+    from headrace.engine.broker import Binding
+    from headrace.engine.delivery import Delivery, Outcome
+    from headrace.engine.source import Credit
+    from headrace.kubernetes.lease import Elector
+    from headrace.kubernetes.watch import Watch
+
+__all__ = ["WatchSource"]
+
+_log = logging.getLogger("headrace.kubernetes")
+
+#: Seconds between saves of the checkpoint under load.
+_SAVE_EVERY: Final = 0.2
+#: Seconds between looks at what RBAC allows now, where that limits the scope.
+_RESCOPE_EVERY: Final = 60.0
+#: Seconds between attempts to begin, growing to the second number.
+_BEGIN: Final = (0.5, 5.0)
+
+
+class WatchSource:
+    """Implements `headrace.engine.source.Source` for one watch and one handler.
+
+    Attributes:
+        restarts: how often the watch had to begin anew, by reason.
+    """
+
+    keeps_order = True
+    extend_every: float | None = None
+    #: The checkpoint knows what was finished; the ledger is not asked.
+    idempotent = False
+
+    def __init__(self, watch: Watch, binding: Binding, *, timing: Timing | None = None) -> None:
+        self.name = watch.name
+        self._watch = watch
+        self._binding = binding
+        self._timing = timing
+        self._digest = compile_digest(watch.changes) if watch.changes else None
+        keeps = watch.previous or watch.resync is not None
+        self._keep: Callable[[bytes], bytes] | None = stripped if keeps else None
+        self._budget = binding.prefetch.bytes
+        self._connection: Connection | None = None
+        self._composer: Composer | None = None
+        self._resource: Resource | None = None
+        self._index = Index(None, binding.durable, watch.resource)
+        self._backlog = Backlog(hold=self._is_behind_our_write)
+        self._stores: dict[Selection, Store] = {}
+        self._informers: dict[Selection, Informer] = {}
+        self._out: dict[str, WatchDelivery] = {}
+        self._behind = False
+        self._closed = False
+        self._trouble = "not started"
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._saving: asyncio.Task[None] | None = None
+        self._save_lock = asyncio.Lock()
+        self._finished = 0
+        self._checkpointed = passing("checkpointed")
+
+    # The engine's side
+
+    async def open(self) -> None:
+        """Reach the API server. What else is missing (a CRD, rights, the lease) is waited for, and told by `progress`.
+
+        Raises:
+            ConfigurationError: no usable kubeconfig.
+            ConnectionFailed: no answer within ``ready_within``, or the credentials were refused.
+        """
+        settings = self._binding.settings
+        cluster = resolve(
+            self._watch.kubeconfig or settings.get("kubernetes_kubeconfig"),
+            self._watch.context or settings.get("kubernetes_context"),
+        )
+        self._connection = Connection.acquire(cluster)
+        try:
+            await self._connection.reach(self._binding.ready_within)
+        except BaseException:
+            connection, self._connection = self._connection, None
+            await connection.release()
+            raise
+        self._spawn(self._live(self._connection))
+        if self._watch.resync is not None:
+            self._spawn(self._resync(self._watch.resync))
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Changes of objects none of whose changes is in hand already."""
+        backlog = self._backlog
+        while not backlog.ready:
+            if self._closed:
+                return []
+            self._wake.clear()
+            await self._wake.wait()
+        composer = self._composer
+        assert composer is not None
+        batch: list[Delivery] = []
+        size = 0
+        while backlog.ready and len(batch) < credit.items:
+            delta = backlog.take()
+            if delta.verb == "delete" and self._is_core_event and not self._watch.expiry:
+                self._finish(delta)
+                backlog.done(delta.key)
+                continue
+            held = composer.size(delta)
+            if batch and size + held > credit.bytes:
+                backlog.put_back(delta)
+                break
+            size += held
+            delivery = WatchDelivery(self, composer.event(delta), held)
+            delivery.delta = delta
+            delivery.lane = composer.lane(delta)
+            delivery.scope = self._watch.resource
+            self._out[delta.key] = delivery
+            batch.append(delivery)
+        if self._behind and backlog.size < self._budget // 2:
+            self._behind = False
+            for informer in self._informers.values():
+                informer.refresh()
+        return batch or await self.fetch(credit)
+
+    def default_key(self, delivery: WatchDelivery) -> str:
+        """Collection and namespace/name."""
+        return delivery.lane
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Note how a change ended; the checkpoint is saved soon."""
+        assert isinstance(delivery, WatchDelivery)
+        delta = delivery.delta
+        if self._out.get(delta.key) is not delivery:
+            return  # given up in the meantime: another replica leads
+        del self._out[delta.key]
+        if outcome.kind in ("ack", "dead", "drop"):
+            if not delta.resync:
+                self._finish(delta)
+            self._backlog.done(delta.key)
+        else:
+            self._backlog.put_back(delta)
+        if self._backlog.ready:
+            self._wake.set()
+
+    async def flush(self) -> Sequence[Delivery]:
+        """Save the checkpoint. Raises `StoreUnavailable`; then nothing is forgotten and a later flush saves it."""
+        await self._save()
+        return ()
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Nothing expires here."""
+
+    async def close(self) -> None:
+        """Stop watching and give the connection back. What was not handed over is not in the checkpoint: it comes
+        again."""
+        self._closed = True
+        self._wake.set()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        await self._leave(connection)
+        if self._watch.lease is not None:
+            await self._watch.lease.elector(connection).release()
+        await connection.release()
+
+    def progress(self) -> Progress:
+        """Where the watch stands."""
+        informers = self._informers.values()
+        troubles = [self._trouble, *(informer.trouble for informer in informers)]
+        detail = next((trouble for trouble in troubles if trouble), "")
+        oldest = self._backlog.oldest
+        lease, connection = self._watch.lease, self._connection
+        owner = None if lease is None or connection is None else lease.elector(connection).leads
+        return Progress(
+            connected=owner is False or (bool(informers) and all(informer.connected for informer in informers)),
+            lag_events=len(self._backlog),
+            lag_seconds=0.0 if oldest is None else max(0.0, time.time() - oldest),
+            last_progress=max((informer.last_progress for informer in informers), default=0.0),
+            owner=owner,
+            reconnects=sum(self.restarts.values()),
+            detail=detail if owner is not False else "",
+        )
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for informer in self._informers.values():
+            for reason, count in informer.reflector.restarts.items():
+                counts[reason] = counts.get(reason, 0) + count
+        return counts
+
+    # The informers' side
+
+    def facts(self, selection: Selection, facts: list[Fact]) -> None:
+        """What the server has shown."""
+        store = self._stores.get(selection)
+        informer = self._informers.get(selection)
+        if store is None or informer is None:
+            return
+        if informer.resource is not self._resource:
+            self._compose(informer.resource)
+        now = time.time()
+        for fact in facts:
+            if self._behind:
+                return  # a new list will say what this would have said
+            if isinstance(fact, Present) and self._backlog.size > self._budget:
+                self._behind = True
+                return
+            first = store.baseline is None
+            for delta in store.apply(fact):
+                delta.observed = now
+                self._take_in(delta, selection)
+            if isinstance(fact, Replaced):
+                self._index.listed(fact.version, fact.truth, first)
+                self._save_soon()
+        if self._backlog.ready:
+            self._wake.set()
+
+    def looked(self) -> None:
+        """Nothing waits for an informer's state; `progress` reads it."""
+
+    def _take_in(self, delta: Delta, selection: Selection) -> None:
+        if delta.initial and not self._watch.initial:
+            self._finish(delta)
+            return
+        self._backlog.add(delta)
+        if delta.verb == "delete" and (selection.labels or selection.fields):
+            # Gone, or only out of the selector? The server is asked before anybody is told.
+            self._backlog.block(delta.key)
+            self._spawn(self._find_out(delta, selection))
+
+    async def _find_out(self, delta: Delta, selection: Selection) -> None:
+        try:
+            informer = self._informers.get(selection)
+            if informer is not None and self._connection is not None:
+                delta.deselected = await still_exists(self._connection.client, informer.resource, delta.key, delta.uid)
+        finally:
+            self._backlog.unblock(delta.key)
+            if self._backlog.ready:
+                self._wake.set()
+
+    @property
+    def _is_core_event(self) -> bool:
+        resource = self._resource
+        return resource is not None and resource.plural == "events" and resource.group in ("", "events.k8s.io")
+
+    def _is_behind_our_write(self, delta: Delta) -> bool:
+        connection, resource = self._connection, self._resource
+        if connection is None or resource is None:
+            return False
+        return connection.writes.ahead_of(resource.name, delta)
+
+    # Beginning and ending
+
+    async def _live(self, connection: Connection) -> None:
+        lease = self._watch.lease
+        if lease is None:
+            await self._begin(connection)
+            await self._follow_rights(connection)
+            return
+        elector = lease.elector(connection)
+        elector.acquire()
+        lost = asyncio.Event()
+
+        def give_up(reason: str) -> None:
+            # At once, and before anything else runs: what is in hand belongs to the next leader.
+            for delivery in list(self._out.values()):
+                delivery.void(reason)
+            self._out.clear()
+            self._backlog.clear()
+            lost.set()
+
+        elector.lost.append(give_up)
+        try:
+            await self._take_turns(connection, elector, lost)
+        finally:
+            elector.lost.remove(give_up)
+
+    async def _take_turns(self, connection: Connection, elector: Elector, lost: asyncio.Event) -> None:
+        while True:
+            await elector.lead()
+            lost.clear()
+            beginning = asyncio.ensure_future(self._begin(connection))
+            losing = asyncio.ensure_future(lost.wait())
+            try:
+                await asyncio.wait((beginning, losing), return_when=asyncio.FIRST_COMPLETED)
+                if beginning.done():
+                    beginning.result()
+                await losing
+            finally:
+                for task in (beginning, losing):
+                    task.cancel()
+                await asyncio.gather(beginning, losing, return_exceptions=True)
+            await self._leave(connection)
+
+    async def _begin(self, connection: Connection) -> None:
+        """Find the resource, the scope and the checkpoint, and join the informers; for as long as it takes."""
+        pause, longest = _BEGIN
+        while True:
+            try:
+                resource = await connection.resources.find(self._watch.resource)
+                found = await scopes(connection.client, resource, self._watch.namespaces)
+                if not found:
+                    raise ResourceAbsent(
+                        f"RBAC allows to list and watch {resource.name} neither in the cluster nor in any namespace that "
+                        "can be seen; grant it (headrace manifest --rbac)"
+                    )
+                self._index = Index(self._binding.checkpoints, self._binding.durable, resource.name)
+                await self._index.load(await connection.identity())
+            except (ApiError, ConnectionFailed, ResourceAbsent, StoreUnavailable) as error:
+                if str(error) != self._trouble:
+                    _log.warning("%s: %s", self.name, error)
+                self._trouble = str(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, longest)
+                continue
+            self._trouble = ""
+            self._compose(resource)
+            self._join(connection, resource, found)
+            return
+
+    def _compose(self, resource: Resource) -> None:
+        assert self._connection is not None
+        self._resource = resource
+        watch = self._watch
+        self._composer = Composer(
+            self._connection.cluster.server, resource, previous=watch.previous, knative=watch.knative_types
+        )
+
+    def _join(self, connection: Connection, resource: Resource, namespaces: Sequence[str]) -> None:
+        watch = self._watch
+        for namespace in namespaces:
+            selection = Selection(
+                watch.resource, namespace, watch.label_selector, watch.field_selector, watch.metadata_only
+            )
+            if selection in self._informers:
+                continue
+            store = Store(keep=self._keep, digest=self._digest, baseline=self._index.baseline)
+            store.know(self._index.finished, namespace)
+            self._stores[selection] = store
+            informer = connection.informer(selection, resource, self._timing)
+            self._informers[selection] = informer
+            informer.join(self, floor=self._index.version, cache=watch.cache)
+
+    async def _leave(self, connection: Connection) -> None:
+        informers = list(self._informers.values())
+        self._informers.clear()
+        self._stores.clear()
+        self._backlog.clear()
+        for informer in informers:
+            await connection.unwatch(informer, self)
+
+    async def _follow_rights(self, connection: Connection) -> None:
+        """Where RBAC limits the scope, namespaces come and go with it."""
+        if self._watch.namespaces is not None:
+            await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(_RESCOPE_EVERY)
+            whole = [selection for selection in self._informers if not selection.namespace]
+            if whole and not any(informer.reflector.forbidden for informer in self._informers.values()):
+                continue
+            resource = self._resource
+            assert resource is not None
+            try:
+                found = await scopes(connection.client, resource, None)
+            except (ApiError, ConnectionFailed) as error:
+                _log.warning("%s: what RBAC allows could not be asked: %s", self.name, error)
+                continue
+            for selection in [selection for selection in self._informers if found and selection.namespace not in found]:
+                informer = self._informers.pop(selection)
+                del self._stores[selection]
+                await connection.unwatch(informer, self)
+            self._join(connection, resource, found)
+
+    async def _resync(self, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            now = time.time()
+            for store in self._stores.values():
+                for delta in store.resync():
+                    if delta.key not in self._out and self._backlog.waiting(delta.key) is None:
+                        delta.observed = now
+                        self._backlog.add(delta)
+            if self._backlog.ready:
+                self._wake.set()
+
+    # The checkpoint
+
+    def _finish(self, delta: Delta) -> None:
+        self._index.finish(delta)
+        self._finished += 1
+        self._save_soon()
+
+    def _save_soon(self) -> None:
+        if self._saving is None and not self._closed and self._index.changed:
+            self._saving = self._spawn(self._save_later())
+
+    async def _save_later(self) -> None:
+        try:
+            await asyncio.sleep(_SAVE_EVERY)
+            with contextlib.suppress(StoreUnavailable):  # the engine's own flush says so, and repeats it
+                await self._save()
+        finally:
+            self._saving = None
+
+    async def _save(self) -> None:
+        lease, connection = self._watch.lease, self._connection
+        if lease is not None and connection is not None and not lease.elector(connection).leads:
+            return  # the next leader writes its own
+        async with self._save_lock:
+            finished, self._finished = self._finished, 0
+            try:
+                await self._index.save()
+            except BaseException:
+                self._finished += finished
+                raise
+        if self._checkpointed is not None and finished:
+            self._checkpointed(finished)
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._trouble = f"{self.name} stopped: {task.exception()!r}"
+            _log.error("%s", self._trouble, exc_info=task.exception())
