@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.engine.broker import Binding
+from headrace.engine.broker import Binding, Finding
+from headrace.errors import PublishFailed, StoreUnavailable
 from headrace.kafka.admin import Admin
+from headrace.kafka.guard import guard_rename
 from headrace.kafka.producer import Producer
 from headrace.kafka.settings import (
     PARTITIONS,
@@ -24,6 +27,8 @@ from headrace.kafka.start import parse_start
 from headrace.kafka.topics import Shape, ensure, reach
 
 if TYPE_CHECKING:
+    from headrace.engine.checkpoints import Checkpoints, Suspects
+    from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
     from headrace.engine.sink import Sink
     from headrace.engine.source import Source
     from headrace.kafka.topic import Topic
@@ -32,6 +37,7 @@ __all__ = ["KafkaBroker", "create"]
 
 #: Partitions of a channel's topic that we create, so that replicas of an app share the work.
 CHANNEL_PARTITIONS: Final = 12
+REPLAY_PARTITIONS: Final = 4
 
 
 def create(url: str, *, app: str, settings: Mapping[str, str], ready_within: float, owned: bool = False) -> KafkaBroker:
@@ -73,7 +79,10 @@ class KafkaBroker:
     # Sources
 
     def channel(self, channel: str, binding: Binding) -> Source:
-        return self._source([channel], binding, group=binding.durable, start=binding.start, shape=self._channel_shape())
+        """The topic of that name, with the group ``<app>__<handler>``."""
+        return self._source(
+            [channel], binding, group=binding.durable, start=binding.start, shape=self._channel_shape(), guarded=True
+        )
 
     def topic(self, topic: Topic, binding: Binding) -> KafkaSource:
         """The source of a declared topic."""
@@ -97,7 +106,14 @@ class KafkaBroker:
         shape: Shape | None,
         options: Mapping[str, str] | None = None,
         kind: type[KafkaSource] = KafkaSource,
+        guarded: bool = False,
     ) -> KafkaSource:
+        prepare = self._prepare(topics[0], shape)
+
+        async def prepare_guarded() -> None:
+            await prepare()
+            await asyncio.to_thread(guard_rename, self.admin, topics[0], binding)
+
         return kind(
             f"kafka:{topics[0]}",
             topics,
@@ -105,7 +121,7 @@ class KafkaBroker:
             admin=self.admin,
             config=consumer_options(self.connection, options or {}, group=group),
             start=parse_start(start, f"handler {binding.handler!r}"),
-            prepare=self._prepare(topics[0], shape),
+            prepare=prepare_guarded if guarded else prepare,
             finish=self._finish,
         )
 
@@ -157,6 +173,85 @@ class KafkaBroker:
             forward_key=topic.forward_key,
             finish=self._finish,
         )
+
+    # Dead letters, replays, small records
+
+    def _own_shape(self, config: Mapping[str, str], partitions: int = 1) -> Shape:
+        """A topic of ours: made as we need it, and used as it is where it exists."""
+        replicas = self.connection.number(REPLICATION, -1)
+        return Shape(default_partitions=partitions, default_replicas=replicas, default_config=config)
+
+    def _reader_options(self) -> dict[str, Any]:
+        return consumer_options(self.connection, {}, group="headrace-reader") | {"auto.offset.reset": "earliest"}
+
+    def dead_letters(self, app: str) -> DeadLetterStore:
+        """The compacted topic ``headrace.<app>.dead-letters``."""
+        from headrace.kafka.dead_letters import CONFIG, KafkaDeadLetters, dead_letter_topic, fetch_original
+
+        reader = self._reader_options()
+        return KafkaDeadLetters(
+            app,
+            producer=self.producer,
+            config=reader,
+            transactional=producer_options(self.connection),
+            prepare=self._prepare(dead_letter_topic(app), self._own_shape(CONFIG)),
+            original=lambda letter: fetch_original(reader, letter),
+        )
+
+    def replays(self, binding: Binding) -> Source:
+        """The handler's replay topic."""
+        from headrace.kafka.replays import ReplaySource, replay_topic
+
+        topic = replay_topic(binding.app, binding.handler)
+        return self._source(
+            [topic],
+            binding,
+            group=f"{binding.durable}__replay",
+            start="earliest",
+            shape=self._own_shape({}, REPLAY_PARTITIONS),
+            # It is nearly always empty: ask seldom.
+            options={"fetch.wait.max.ms": "5000"},
+            kind=ReplaySource,
+        )
+
+    async def replay(self, letter: DeadLetter) -> None:
+        """See `headrace.engine.broker.Broker.replay`.
+
+        Raises:
+            InvalidEvent: the letter holds no event. PublishFailed: the broker refused it. StoreUnavailable: no answer.
+        """
+        from headrace.kafka.replays import replay_record, replay_topic
+
+        record = replay_record(letter)
+        topic = replay_topic(letter.app, letter.handler)
+        await self._prepare(topic, self._own_shape({}, REPLAY_PARTITIONS))()
+        (answer,) = await self.producer.publish(topic, [record])
+        if isinstance(answer, PublishFailed) and answer.transient:
+            raise StoreUnavailable(f"the replay of {letter.id} is not confirmed: {answer}") from answer
+        if isinstance(answer, Exception):
+            raise answer
+
+    def checkpoints(self, app: str) -> Checkpoints | None:
+        """None: a Kafka source commits; others keep theirs in the SQL store."""
+        return None
+
+    def suspects(self, app: str) -> Suspects:
+        """The compacted topic ``headrace.<app>.suspects``."""
+        from headrace.kafka.suspects import CONFIG, KafkaSuspects, suspects_topic
+
+        return KafkaSuspects(
+            app,
+            producer=self.producer,
+            config=self._reader_options(),
+            prepare=self._prepare(suspects_topic(app), self._own_shape(CONFIG)),
+        )
+
+    async def inspect(self, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+        """What is amiss at the cluster, in words; nothing is created."""
+        from headrace.kafka.inspection import inspect
+
+        await self.open()
+        return await asyncio.to_thread(inspect, self.admin, self.app, bindings)
 
     async def close(self) -> None:
         """Wait for outstanding publishes, some seconds at most."""

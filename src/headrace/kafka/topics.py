@@ -30,6 +30,7 @@ class Shape:
     config: Mapping[str, str] = field(default_factory=dict)
     default_partitions: int = -1
     default_replicas: int = -1
+    default_config: Mapping[str, str] = field(default_factory=dict)
     create: bool = True
 
 
@@ -56,7 +57,7 @@ async def ensure(admin: Admin, name: str, shape: Shape, *, seconds: float) -> To
                     name,
                     partitions=shape.default_partitions if shape.partitions is None else shape.partitions,
                     replicas=shape.default_replicas if shape.replicas is None else shape.replicas,
-                    config=shape.config,
+                    config={**shape.default_config, **shape.config},
                 )
                 continue
             if facts is not None and facts.partitions:
