@@ -51,6 +51,23 @@ def open_store(url: str, *, app: str, beside: bool = False) -> Store:
         from headrace.stores.memory import MemoryLedger
 
         return Store(url=url, ledger=MemoryLedger(), dead_letters=MemoryDeadLetters())
+    if scheme == "sqlite":
+        from headrace.stores import sqlite
+        from headrace.stores.sqlite_file import SQLiteFile
+
+        path = urlsplit(url).path[1:]
+        if not path or urlsplit(url).netloc:
+            raise ConfigurationError(f"store {url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
+        file = SQLiteFile(path, beside=beside)
+        return Store(
+            url=url,
+            durable=True,
+            ledger=sqlite.SQLiteLedger(file, app),
+            dead_letters=sqlite.SQLiteDeadLetters(file),
+            checkpoints=sqlite.SQLiteCheckpoints(file),
+            suspects=sqlite.SQLiteSuspects(file, app),
+            connection=file,
+        )
     raise ConfigurationError(
         f"store {scheme}://…: unknown URL scheme; use memory://, sqlite:///, postgresql:// or redis://"
     )
