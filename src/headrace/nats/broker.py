@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.broker import Binding, Finding
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from headrace.engine.sink import Sink
     from headrace.engine.source import Source
     from headrace.nats.api import Json
+    from headrace.nats.bucket import Bucket
     from headrace.nats.declarations import Stream, Subject
 
 __all__ = ["NatsBroker", "create"]
@@ -56,6 +58,7 @@ class NatsBroker:
         self.publisher = Publisher(self.connection)
         self._sinks: dict[str, Sink] = {}
         self._owners: dict[str, Any] = {}
+        self._bucket: Bucket | None = None
         self._opening = asyncio.Lock()
         self._opened = False
 
@@ -79,6 +82,15 @@ class NatsBroker:
             if not self._opened:
                 await self.connection.open(self.ready_within)
                 self._opened = True
+
+    @property
+    def bucket(self) -> Bucket:
+        """The app's small records."""
+        if self._bucket is None:
+            from headrace.nats.bucket import Bucket
+
+            self._bucket = Bucket(self, self.app)
+        return self._bucket
 
     # Channels and declarations
 
@@ -108,7 +120,13 @@ class NatsBroker:
         return self._source(declared.name, binding, locate, wanted)
 
     def _source(self, name: str, binding: Binding, locate: Any, wanted: Wanted) -> Source:
-        return JetStreamSource(self, binding, name=name, locate=locate, wanted=wanted)
+        if not binding.keyed:
+            return JetStreamSource(self, binding, name=name, locate=locate, wanted=wanted)
+        from headrace.nats.owner import OwnedSource
+
+        source = OwnedSource(self, binding, name=name, locate=locate, wanted=wanted)
+        self._owners[binding.durable] = source
+        return source
 
     def subject_source(self, declared: Subject, binding: Binding) -> Source:
         """The source of a core `Subject`."""
@@ -169,8 +187,19 @@ class NatsBroker:
         async def locate() -> Json:
             return await self._replay_stream(binding.app)
 
-        wanted = Wanted.of(binding, self._replay_subject(binding.app, binding.handler), replicas=self.replicas)
-        return JetStreamSource(self, binding, name=f"nats:replay:{binding.handler}", locate=locate, wanted=wanted)
+        wanted = replace(
+            Wanted.of(binding, self._replay_subject(binding.app, binding.handler), replicas=self.replicas),
+            keyed=False,
+            start="earliest",
+            explicit=True,
+        )
+        name = f"nats:replay:{binding.handler}"
+        if not binding.keyed:
+            return JetStreamSource(self, binding, name=name, locate=locate, wanted=wanted)
+        from headrace.nats.replays import OwnedReplays
+
+        owner = self._owners.get(binding.durable)
+        return OwnedReplays(self, binding, name=name, locate=locate, wanted=wanted, owner=owner)
 
     async def replay(self, letter: DeadLetter) -> None:
         """Publish a letter's event to its handler's replay channel.

@@ -57,9 +57,16 @@ class NoResponders(Silent):
 class _Transport(TcpTransport):
     """Closes at once: a peer that has stopped reading would hold a close that waits for the write buffer for ever."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def close(self) -> None:
         if self._io_writer is not None:
             self._io_writer.transport.abort()
+
+    async def drain(self) -> None:
+        if self._io_writer is not None:
+            await self._io_writer.drain()
 
     async def wait_closed(self) -> None:
         if self._io_writer is not None:
@@ -92,6 +99,10 @@ class Connection(Client):
         self._prefix = b""
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def _socket(self) -> _Transport | None:
+        return cast("_Transport | None", self._transport)
 
     # Opening and closing
 
@@ -151,8 +162,8 @@ class Connection(Client):
 
     async def _abandon(self) -> None:
         self._status = Client.CLOSED
-        if self._transport is not None:
-            self._transport.close()
+        if self._socket is not None:
+            self._socket.close()
 
     async def shut(self) -> None:
         """Let what is written reach the server, then close."""
@@ -189,8 +200,8 @@ class Connection(Client):
 
     def _end_of_attempt(self) -> None:
         """End what an earlier attempt left running: its socket, its reader, its pings."""
-        if self._transport is not None:
-            self._transport.close()
+        if self._socket is not None:
+            self._socket.close()
             self._transport = None
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
             if task is not None and task is not asyncio.current_task():
@@ -340,7 +351,7 @@ class Connection(Client):
 
     async def writable(self) -> None:
         """Wait until the socket takes more."""
-        transport = self._transport
+        transport = self._socket
         if transport is not None:
             with contextlib.suppress(OSError):
                 await transport.drain()

@@ -71,7 +71,7 @@ class _Batch:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def answer(self, position: int, headers: bytes | None, body: bytes) -> None:
-        self.settle(position, self._read(headers, body))
+        self.settle(position, self.read(headers, body))
 
     def settle(self, position: int, result: Confirmed | Exception) -> None:
         if self.results[position] is None:
@@ -80,7 +80,8 @@ class _Batch:
             if not self.left and not self.done.done():
                 self.done.set_result(None)
 
-    def _read(self, headers: bytes | None, body: bytes) -> Confirmed | Exception:
+    def read(self, headers: bytes | None, body: bytes) -> Confirmed | Exception:
+        """What an answer says."""
         if headers is None:
             return PublishFailed(f"the connection to NATS was lost before {self.what} was confirmed", transient=True)
         if not body and status(headers) is not None:
@@ -153,6 +154,46 @@ class Publisher:
                     connection.forget(reply)
         late = PublishFailed(f"NATS did not confirm {what} within {CONFIRM_WITHIN:g} s", transient=True)
         return [late if result is None else result for result in batch.results]
+
+    async def publish_batch(self, messages: Sequence[tuple[bytes, bytes, bytes]], what: str) -> Confirmed | Exception:
+        """Publish an atomic batch (ADR-50), whose headers the caller has set; the server answers once, for all."""
+        connection = self._connection
+        batch = _Batch(1, what)
+        reply = connection.reply_to(partial(batch.answer, 0))
+        last = len(messages) - 1
+        # The first message needs a reply subject too: its empty answer says that the server knows batches.
+        opened: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+        def begun(headers: bytes | None, body: bytes) -> None:
+            if not opened.done():
+                answer = (
+                    None if headers is not None and not body and status(headers) is None else batch.read(headers, body)
+                )
+                opened.set_result(answer if isinstance(answer, Exception) else None)
+
+        first = connection.reply_to(begun)
+        out = [
+            publication(subject, reply if number == last else first if number == 0 else b"", headers, body)
+            for number, (subject, headers, body) in enumerate(messages)
+        ]
+        try:
+            if not connection.written(b"".join(out)):
+                return PublishFailed(f"not connected to NATS: {what} is not stored", transient=True)
+            done, _ = await asyncio.wait(
+                [batch.done, opened], timeout=CONFIRM_WITHIN, return_when=asyncio.FIRST_COMPLETED
+            )
+            if opened in done and batch.done not in done:
+                error = opened.result()
+                if error is not None:
+                    return error
+                await asyncio.wait([batch.done], timeout=CONFIRM_WITHIN)
+        finally:
+            connection.forget(first)
+            connection.forget(reply)
+        found = batch.results[0]
+        if found is None:
+            return PublishFailed(f"NATS did not confirm {what} within {CONFIRM_WITHIN:g} s", transient=True)
+        return found
 
     def _write(self, out: list[bytes]) -> None:
         if out and not self._connection.written(b"".join(out)):

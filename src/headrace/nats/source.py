@@ -107,7 +107,7 @@ class JetStreamSource:
         while True:
             try:
                 stream = await self._locate()
-                info = await consumers.ensure_consumer(self._api, stream, self._wanted)
+                info = await self._ensure(stream)
                 break
             except (Silent, ApiError) as error:
                 if (isinstance(error, ApiError) and not error.transient) or loop.time() > end:
@@ -123,6 +123,9 @@ class JetStreamSource:
         self._connection.on_connect.append(self._connected)
         self._connection.on_disconnect.append(self._disconnected)
         self._tending = loop.create_task(self._tend(), name=f"headrace {self.name}")
+
+    async def _ensure(self, stream: Json) -> Json:
+        return await consumers.ensure_consumer(self._api, stream, self._wanted)
 
     def _adopt(self, stream: Json, info: Json) -> None:
         """Read from this consumer from now on."""
@@ -434,7 +437,7 @@ class JetStreamSource:
     @staticmethod
     def _loses(stream: Json) -> bool:
         """Whether messages leave the stream unread: by limits or a purge; a work queue removes what is acknowledged."""
-        return stream["config"].get("retention", "limits") == "limits"
+        return bool(stream["config"].get("retention", "limits") == "limits")
 
     def _count_expired(self, count: int, first: int) -> None:
         self._expired += count
@@ -490,7 +493,7 @@ class JetStreamSource:
                 log.error(
                     "%s: stream %s is another one than before; reading it from its start", self.name, found.stream
                 )
-                info = await consumers.ensure_consumer(self._api, stream, self._wanted)
+                info = await self._ensure(stream)
                 if self._tap is not None:
                     self._tap.messages = []
                 self._lost_stream()

@@ -66,8 +66,8 @@ async def channel_stream(api: Api, subject: str, settings: Mapping[str, str], *,
                 f"no stream captures the subject {subject!r}, and none may be created here; create one that does"
             )
         first = subject.partition(".")[0]
-        wide = {"name": _UNSAFE.sub("_", first), "subjects": [first, f"{first}.>"]}
-        exact = {"name": _UNSAFE.sub("_", subject), "subjects": [subject]}
+        wide: Json = {"name": _UNSAFE.sub("_", first), "subjects": [first, f"{first}.>"]}
+        exact: Json = {"name": _UNSAFE.sub("_", subject), "subjects": [subject]}
         for config in (wide, exact):
             try:
                 return await api.call(f"STREAM.CREATE.{config['name']}", {**stream_defaults(settings), **config})

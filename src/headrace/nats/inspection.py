@@ -1,0 +1,266 @@
+"""What `headrace check --connect` and `headrace doctor` say about a NATS server and what this app has there.
+
+Only reads. Server settings that a client is not told (`sync_interval`) are named with their default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.engine.broker import Binding, Finding
+from headrace.nats.api import NOT_ENABLED, ApiError
+from headrace.nats.client import NoResponders, Silent
+from headrace.nats.consumers import Wanted
+
+if TYPE_CHECKING:
+    from headrace.nats.broker import NatsBroker
+
+__all__ = ["inspect"]
+
+_OLDEST: Final = (2, 11)
+_WITH_RESET: Final = (2, 14)
+#: Seconds by which clocks may differ: claims, retries and expiry times are compared across machines.
+_SKEW: Final = 2.0
+_SMALL_PAYLOAD: Final = 256 * 1024
+_NEARLY_FULL: Final = 0.9
+
+
+async def inspect(broker: NatsBroker, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+    """What is amiss, worst first.
+
+    Raises:
+        ConnectionFailed: the server cannot be reached.
+    """
+    await broker.open()
+    found = [*_server(broker)]
+    try:
+        account = await broker.api.call("INFO")
+    except NoResponders:
+        return _sorted(
+            [
+                *found,
+                Finding(
+                    "error",
+                    f"JetStream is not enabled at {broker.url}: channels need it (jetstream {{ }} in its configuration)",
+                ),
+            ]
+        )
+    except ApiError as error:
+        remedy = "enable it for this account" if error.err_code in NOT_ENABLED else "look into the server's log"
+        return _sorted([*found, Finding("error", f"JetStream at {broker.url} refuses: {error.description}; {remedy}")])
+    except Silent as error:
+        return _sorted([*found, Finding("error", f"JetStream at {broker.url} does not answer: {error}")])
+    found += _limits(account)
+    found += await _clock(broker)
+    streams: set[str] = set()
+    for channel, binding in bindings:
+        found += await _channel(broker, channel, binding, streams)
+    for stream in sorted(streams):
+        found += await _strays(broker, stream, bindings)
+    return _sorted(found)
+
+
+def _sorted(found: list[Finding]) -> list[Finding]:
+    return sorted(found, key=lambda finding: ("error", "warning", "info").index(finding.level))
+
+
+def _server(broker: NatsBroker) -> list[Finding]:
+    info: dict[str, Any] = broker.connection._server_info
+    found = []
+    text = str(info.get("version", "0"))
+    version = tuple(int(part) for part in text.split("-")[0].split(".")[:2] if part.isdigit())
+    if version < _OLDEST:
+        found.append(
+            Finding(
+                "error", f"nats-server {text} has no pinned consumers, which keyed handlers need: use 2.14 or later"
+            )
+        )
+    elif version < _WITH_RESET:
+        found.append(
+            Finding(
+                "warning",
+                f"nats-server {text} cannot reset a consumer: a take-over deletes and recreates it; 2.14 or later is better",
+            )
+        )
+    else:
+        found.append(Finding("info", f"nats-server {text} at {broker.url}"))
+    payload = int(info.get("max_payload", 0))
+    level = "warning" if payload < _SMALL_PAYLOAD else "info"
+    found.append(
+        Finding(
+            level, f"the server takes messages up to {payload} bytes (max_payload); larger events cannot be published"
+        )
+    )
+    found.append(
+        Finding(
+            "warning",
+            "JetStream confirms writes before they are on the disk, and syncs every 2 minutes unless configured: a machine that "
+            "loses power can lose confirmed events. Use replicas (nats_stream_replicas=3), or sync_interval: always",
+        )
+    )
+    return found
+
+
+def _limits(account: dict[str, Any]) -> list[Finding]:
+    found = []
+    limits = account.get("limits") or {}
+    for used, limit, what in (
+        (account.get("storage", 0), limits.get("max_storage", -1), "file storage"),
+        (account.get("streams", 0), limits.get("max_streams", -1), "streams"),
+        (account.get("consumers", 0), limits.get("max_consumers", -1), "consumers"),
+    ):
+        if limit > 0 and used >= limit * _NEARLY_FULL:
+            found.append(
+                Finding(
+                    "warning", f"this account uses {used} of its {limit} {what}: publishing fails when they are used up"
+                )
+            )
+    ack_limit = limits.get("max_ack_pending", -1)
+    if ack_limit > 0:
+        found.append(
+            Finding(
+                "warning",
+                f"this account allows {ack_limit} unacknowledged messages per consumer; fewer than a handler needs stall it",
+            )
+        )
+    return found
+
+
+async def _clock(broker: NatsBroker) -> list[Finding]:
+    """Compare clocks by the time that the server puts into an answer."""
+    before = time.time()
+    try:
+        answer = await broker.api.call("STREAM.LIST", {"offset": 1_000_000})
+    except (Silent, ApiError):
+        return []
+    after = time.time()
+    said = answer.get("ts")
+    if not isinstance(said, str):
+        return []
+    server = datetime.fromisoformat(said[:26].rstrip("Z") + "+00:00").timestamp()
+    skew = max(server - after, before - server, 0.0)
+    if skew > _SKEW:
+        return [
+            Finding(
+                "warning",
+                f"the server's clock differs from this machine's by {skew:.1f} s: expiry and lags are off; use NTP",
+            )
+        ]
+    return []
+
+
+async def _channel(broker: NatsBroker, channel: str, binding: Binding, streams: set[str]) -> list[Finding]:
+    api = broker.api
+    handler = binding.handler
+    try:
+        name = await api.stream_of(channel)
+        if name is None:
+            return [Finding("info", f"channel {channel!r}: no stream captures it yet; run creates one")]
+        streams.add(name)
+        stream, consumer = await asyncio.gather(api.stream(name), api.consumer(name, binding.durable))
+    except (Silent, ApiError) as error:
+        return [Finding("error", f"channel {channel!r}: {error}")]
+    found = []
+    if stream is not None:
+        found += _stream(channel, stream)
+    if consumer is None:
+        found.append(
+            Finding(
+                "info",
+                f"handler {handler!r}: consumer {binding.durable} on stream {name} does not exist yet; run creates it",
+            )
+        )
+        return found
+    config = consumer["config"]
+    wanted = Wanted.of(binding, channel, replicas=broker.replicas)
+    if config.get("max_ack_pending", 0) < wanted.needs:
+        found.append(
+            Finding(
+                "warning",
+                f"consumer {binding.durable} allows {config.get('max_ack_pending')} unacknowledged messages and handler {handler!r} "
+                f"needs {wanted.max_ack_pending}; run raises it",
+            )
+        )
+    pending, held = consumer.get("num_pending", 0), consumer.get("num_ack_pending", 0)
+    waits = f"{pending} events wait, {held} are unacknowledged"
+    if binding.keyed:
+        groups = consumer.get("priority_groups") or [{}]
+        pin = groups[0].get("pinned_client_id")
+        who = f"owned since {groups[0].get('pinned_ts', '')[:19]} by pin {pin}" if pin else "owned by nobody"
+        found.append(Finding("info", f"handler {handler!r}: consumer {binding.durable} is {who}; {waits}"))
+    else:
+        found.append(
+            Finding("info", f"handler {handler!r}: consumer {binding.durable} is shared by all replicas; {waits}")
+        )
+    if stream is not None:
+        first, floor = stream["state"]["first_seq"], consumer["ack_floor"]["stream_seq"]
+        if (
+            floor
+            and stream["config"].get("retention") == "limits"
+            and first - 1 > max(floor, consumer["delivered"]["stream_seq"])
+        ):
+            found.append(
+                Finding(
+                    "error",
+                    f"handler {handler!r}: stream {name} has discarded unread events: it begins at {first}, the handler is at {floor}",
+                )
+            )
+    return found
+
+
+def _stream(channel: str, stream: dict[str, Any]) -> list[Finding]:
+    config = stream["config"]
+    name = config["name"]
+    found = []
+    if config.get("storage") == "memory":
+        found.append(
+            Finding("warning", f"stream {name} ({channel}) is in memory: a restart of the server loses its events")
+        )
+    if config.get("num_replicas", 1) == 1 and stream.get("cluster", {}).get("name"):
+        found.append(Finding("warning", f"stream {name} has one replica in a cluster: it is away while its node is"))
+    if config.get("retention") == "interest":
+        found.append(
+            Finding(
+                "warning",
+                f"stream {name} keeps events only while a consumer exists: what is published before the first run is lost",
+            )
+        )
+    if config.get("no_ack"):
+        found.append(
+            Finding(
+                "error", f"stream {name} confirms no publishes (no_ack): headrace cannot know that an event is stored"
+            )
+        )
+    for limit, used, what in (("max_bytes", "bytes", "bytes"), ("max_msgs", "messages", "messages")):
+        most = config.get(limit, -1)
+        if most > 0 and stream["state"][used] >= most * _NEARLY_FULL:
+            then = (
+                "new events are refused" if config.get("discard") == "new" else "the oldest are discarded, read or not"
+            )
+            found.append(
+                Finding("warning", f"stream {name} holds {stream['state'][used]} of {most} {what}: when full, {then}")
+            )
+    return found
+
+
+async def _strays(broker: NatsBroker, stream: str, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+    """Consumers of this app that belong to no handler: a renamed or removed one, for which events pile up."""
+    found = []
+    app = broker.app
+    known = {f"{app}__{name}" for _, binding in bindings for name in (*binding.handlers, binding.handler)}
+    try:
+        async for info in broker.api.pages(f"CONSUMER.LIST.{stream}", "consumers"):
+            if info["name"].startswith(f"{app}__") and info["name"] not in known:
+                found.append(
+                    Finding(
+                        "warning",
+                        f"consumer {info['name']} on stream {stream} matches no handler ({info.get('num_pending', 0)} events wait for it): "
+                        f"name the handler so again, or delete it: nats consumer rm {stream} {info['name']}",
+                    )
+                )
+    except (Silent, ApiError) as error:
+        found.append(Finding("warning", f"the consumers of stream {stream} cannot be listed: {error}"))
+    return found

@@ -1,0 +1,534 @@
+"""A consumer with one active owner at a time: for keyed handlers, whose order would not survive a shared consumer.
+
+The consumer's priority policy pins one client. The others stand by with a pull of one message each. Who is given a message
+by such a pull is pinned from then on; unless that message is the first of all, something was delivered to a predecessor, so
+the consumer is rewound to its acknowledgement floor and everything comes again in stream order (the ledger knows what was
+finished). The owner proves that it lives with a pull every 2 s; one that learns of another pin gives up what it holds.
+
+What a pinned owner receives carries consecutive consumer sequences, the first after a rewind being 1. A gap means that
+something went elsewhere (another owner, a dead connection): nothing behind the gap is handed over before a rewind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from headrace.engine.source import Credit, Progress
+from headrace.errors import InvalidEvent, StoreUnavailable
+from headrace.nats import consumers
+from headrace.nats.api import ApiError
+from headrace.nats.client import NoResponders, Silent, publication
+from headrace.nats.consumers import GROUP
+from headrace.nats.message import JetStreamDelivery, decode, facts, plain
+from headrace.nats.pulls import EXPIRES, HEARTBEAT
+from headrace.nats.source import JetStreamSource
+from headrace.nats.wire import Tap, header_pairs, status
+
+if TYPE_CHECKING:
+    from headrace.engine.delivery import Delivery, Outcome
+    from headrace.nats.api import Json
+
+__all__ = ["OwnedSource"]
+
+log = logging.getLogger("headrace.nats")
+
+_encode = msgspec.json.Encoder().encode
+#: Seconds between the pulls that keep the pin; it lives for `consumers.PIN_SECONDS`.
+_RENEW_EVERY: Final = 2.0
+_RESET_SINCE: Final = (2, 14)
+_PIN: Final = "nats-pin-id"
+
+
+class OwnedSource(JetStreamSource):
+    """One durable consumer with one owner. ``on_owner`` is called when this process becomes the owner, or no longer is."""
+
+    keeps_order = True
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.on_owner: list[Any] = []
+        self._pin = ""
+        self._held: dict[int, JetStreamDelivery] = {}
+        self._expected = 0
+        self._skip = 0
+        self._standby: Tap | None = None
+        self._standby_until = 0.0
+        self._keeper: Tap | None = None
+        self._renewal: asyncio.TimerHandle | None = None
+        self._turning: asyncio.Task[None] | None = None
+        self._claims = False
+        self._unowned_since = 0.0
+
+    @property
+    def owner(self) -> bool:
+        """Whether this process is the active owner."""
+        return bool(self._pin)
+
+    # Pulling
+
+    def _pull(self, credit: Credit) -> None:
+        if self._pin:
+            super()._pull(credit)
+        elif self._ready and self._turning is None:
+            self._stand_by()
+
+    def _claim(self) -> dict[str, str]:
+        return {"group": GROUP, "id": self._pin}
+
+    def _stand_by(self) -> None:
+        """Ask for one message; who gets it owns the consumer."""
+        now = asyncio.get_running_loop().time()
+        if now < self._standby_until:
+            return
+        if self._standby is None:
+            self._standby = self._connection.tap(self._connection.new_inbox(), self._called)
+        request = {
+            "batch": 1,
+            "expires": round(EXPIRES * 1e9),
+            "idle_heartbeat": round(HEARTBEAT * 1e9),
+            "group": GROUP,
+        }
+        if self._connection.written(
+            publication(self._next_subject, self._standby._subject.encode(), b"", _encode(request))
+        ):
+            self._standby_until = now + 2.5 * HEARTBEAT
+
+    def _called(self) -> None:
+        """Something came for the pull of a stand-by."""
+        tap = self._standby
+        if tap is None:
+            return
+        messages, tap.messages = tap.messages, []
+        now = asyncio.get_running_loop().time()
+        self._window.heard = now
+        for message in messages:
+            _, reply, headers, _ = message
+            if reply:
+                pin = next((value for name, value in header_pairs(headers) if name.lower() == _PIN), "")
+                self._leave_standby()
+                if pin and self._turning is None and not self._closing:
+                    self._turn(self._take_over(pin, message))
+                return
+            found = status(headers)
+            if found is not None and found[0] == 100:
+                self._standby_until = now + 2.5 * HEARTBEAT
+                continue
+            self._standby_until = 0.0
+            if found is not None and (found[0] == 503 or "deleted" in found[1].lower()):
+                self._recover("the consumer does not answer")
+        self._wake()
+
+    def _leave_standby(self) -> None:
+        if self._standby is not None:
+            self._connection.untap(self._standby)
+            self._standby = None
+        self._standby_until = 0.0
+
+    # Ownership
+
+    def _turn(self, coroutine: Any) -> None:
+        self._turning = asyncio.get_running_loop().create_task(self._turned(coroutine))
+
+    async def _turned(self, coroutine: Any) -> None:
+        try:
+            await coroutine
+        finally:
+            self._turning = None
+            self._wake()
+
+    async def _take_over(self, pin: str, message: tuple[bytes, bytes, bytes, bytes]) -> None:
+        """We are pinned: begin at the floor."""
+        self._pin = pin
+        self._renew()
+        about = facts(message[1])
+        await self._read_note()
+        if about.consumer_sequence == 1:
+            # Nothing was delivered to anybody since the consumer was made or rewound: this is the first.
+            self._expected = 1
+            self._retap()
+            assert self._tap is not None
+            self._tap.messages.append(message)
+            self._window.sent(1, len(message[3]))
+        elif not await self._rewound():
+            return
+        if self._pin:
+            log.info("%s: this process owns consumer %s now", self.name, self._wanted.durable)
+            self._tell()
+
+    async def _rewound(self) -> bool:
+        """Rewind to the floor; what is held stays held. ``False`` where we are no owner any more."""
+        if self._tap is not None:
+            self._connection.untap(self._tap)
+            self._tap.messages = []
+        self._window.reset()
+        delay = 0.05
+        while self._pin and not self._closing:
+            self._acks.write()
+            try:
+                if not await self._still_pinned():
+                    self._displaced("the pin is another's")
+                    return False
+                await self._reset()
+                if not self._pin:
+                    return False
+                self._expected = 1
+                self._retap()
+                return True
+            except NoResponders:
+                self._turn_aside()
+                return False
+            except (Silent, ApiError, StoreUnavailable) as error:
+                self._detail = f"the consumer cannot be rewound yet: {error}"
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 1.0)
+        return False
+
+    def _turn_aside(self) -> None:
+        self._displaced("the consumer is gone")
+        self._recover("the consumer does not answer")
+
+    async def _still_pinned(self) -> bool:
+        """Ask with our pin for what cannot be delivered: the answer says whether the pin is ours."""
+        headers, _ = await self._connection.ask(self._next_subject.decode(), self._renewal_request())
+        found = status(headers)
+        return found is not None and found[0] != 423
+
+    async def _reset(self, sequence: int = 0) -> None:
+        """Have everything after the floor (or from ``sequence``) delivered again, in stream order."""
+        stream, durable = self._incarnation.stream, self._wanted.durable
+        if self._server_version() >= _RESET_SINCE:
+            await self._api.call(f"CONSUMER.RESET.{stream}.{durable}", {"seq": sequence} if sequence else None)
+            return
+        info = await self._api.consumer(stream, durable)
+        if info is None:
+            raise NoResponders(f"consumer {durable} is gone")
+        floor = sequence - 1 if sequence else info["ack_floor"]["stream_seq"]
+        # The floor is stored first: a crash between the two calls must not begin the history anew.
+        await self._broker.bucket.write({self._floor_key: b"%d %b" % (floor, self._incarnation.created.encode())})
+        self._pin = ""
+        self._stop_renewing()
+        with contextlib.suppress(NoResponders):
+            await self._api.call(f"CONSUMER.DELETE.{stream}.{durable}")
+        await consumers.create(self._api, stream, self._config_from(floor))
+        await self._broker.bucket.write({self._floor_key: None})
+        self._wake()
+
+    async def _ensure(self, stream: Json) -> Json:
+        name, durable = stream["config"]["name"], self._wanted.durable
+        if await self._api.consumer(name, durable) is None:
+            # Deleted to be made anew at its floor, and then we, or another, died?
+            note = await self._broker.bucket.get(self._floor_key)
+            if note is not None:
+                floor, _, created = note[0].partition(b" ")
+                if created.decode() == stream["created"]:
+                    await consumers.create(self._api, name, self._config_from(int(floor)))
+        return await super()._ensure(stream)
+
+    @property
+    def _floor_key(self) -> str:
+        return f"floor.{self._wanted.durable}"
+
+    def _server_version(self) -> tuple[int, ...]:
+        text = str(self._connection._server_info.get("version", "0"))
+        return tuple(int(part) for part in text.split("-")[0].split(".")[:2] if part.isdigit())
+
+    def _renewal_request(self) -> bytes:
+        # One byte at most and no wait: refused or empty at once, so it delivers nothing, but it renews the pin.
+        return _encode({"batch": 1, "max_bytes": 1, "no_wait": True, **self._claim()})
+
+    def _renew(self) -> None:
+        """Keep the pin: only a new pull that carries it does."""
+        self._stop_renewing()
+        if not self._pin or self._closing:
+            return
+        self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY, self._renew)
+        if self._keeper is None:
+            self._keeper = self._connection.tap(self._connection.new_inbox(), self._kept)
+        self._connection.written(
+            publication(self._next_subject, self._keeper._subject.encode(), b"", self._renewal_request())
+        )
+
+    def _stop_renewing(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+
+    def _kept(self) -> None:
+        tap = self._keeper
+        if tap is None:
+            return
+        messages, tap.messages = tap.messages, []
+        for _, _, headers, _ in messages:
+            found = status(headers)
+            if found is None:
+                continue
+            if found[0] == 423:
+                self._displaced(found[1])
+            elif found[0] == 503 and self._turning is None:
+                self._recover("the consumer does not answer")
+            elif self._window.items:
+                # The server lives; whether our open pulls do is told by their own heartbeats.
+                continue
+
+    def _displaced(self, description: str) -> None:
+        """We are no owner any more: give up what we hold, and stand by."""
+        if not self._pin:
+            return
+        log.warning(
+            "%s: another process owns consumer %s now (%s); %d deliveries are given up",
+            self.name,
+            self._wanted.durable,
+            description,
+            len(self._held),
+        )
+        self._pin = ""
+        self._stop_renewing()
+        self._expected = 0
+        self._void("another process owns this handler's consumer now")
+        if self._tap is not None:
+            self._tap.messages = []
+            self._retap()
+        self._tell()
+        self._wake()
+
+    def _void(self, reason: str) -> None:
+        held, self._held = self._held, {}
+        for delivery in held.values():
+            delivery.void(reason)
+
+    def _lost_stream(self) -> None:
+        self._skip = 0
+        self._void("the stream was deleted")
+
+    def _tell(self) -> None:
+        for call in list(self.on_owner):
+            call()
+
+    async def _watch(self, now: float) -> None:
+        """As a stand-by: is there an owner? A dead one's messages would otherwise come only after ack_wait."""
+        if self._pin or self._turning is not None or not self._ready or self._waiting is None:
+            return
+        self._stand_by()
+        info = await self._api.consumer(self._incarnation.stream, self._wanted.durable)
+        if info is None or self._pin or self._turning is not None:
+            return
+        groups = info.get("priority_groups") or [{}]
+        if groups[0].get("pinned_client_id"):
+            self._unowned_since = 0.0
+            if self._held:
+                self._void("another process owns this handler's consumer now")
+            return
+        if info.get("num_ack_pending", 0) > 0:
+            # So that two stand-bys seldom rewind the same consumer twice.
+            await asyncio.sleep(random.uniform(0, 0.2))
+            if not self._pin and self._turning is None:
+                log.info("%s: the owner of consumer %s is gone; rewinding it", self.name, self._wanted.durable)
+                await self._reset()
+        elif self._claims:
+            await self._rouse(info, now)
+
+    # Ownership without a message: for replays on a quiet consumer
+
+    def claim(self) -> None:
+        """Somebody here has work for the owner (a replay): become it, also where the consumer is quiet."""
+        self._claims = True
+
+    @property
+    def unowned(self) -> bool:
+        """Nobody can be made the owner, since the consumer has no message to be pinned by."""
+        return self._unowned_since > 0 and asyncio.get_running_loop().time() - self._unowned_since > 3.0
+
+    async def _rouse(self, info: Json, now: float) -> None:
+        """A pin needs a message. The last acknowledged one will do: it is delivered again, and acknowledged unseen.
+
+        Which one it is, is noted first: whoever is pinned by it must know.
+        """
+        if not self._unowned_since:
+            self._unowned_since = now
+        floor = info["ack_floor"]["stream_seq"]
+        if floor <= 0 or self._server_version() < _RESET_SINCE:
+            return
+        await self._broker.bucket.write({self._note_key: b"%d %b" % (floor, self._incarnation.created.encode())})
+        await self._reset(floor)
+
+    @property
+    def _note_key(self) -> str:
+        return f"acknowledged.{self._wanted.durable}"
+
+    async def _read_note(self) -> None:
+        try:
+            note = await self._broker.bucket.get(self._note_key)
+        except StoreUnavailable as error:
+            log.warning("%s: %s", self.name, error)
+            return
+        if note is not None:
+            sequence, _, created = note[0].partition(b" ")
+            if created == self._incarnation.created.encode():
+                self._skip = max(self._skip, int(sequence))
+
+    # Deliveries
+
+    def _take(self, credit: Credit) -> list[Delivery]:
+        assert self._tap is not None
+        tap = self._tap
+        messages, tap.messages = tap.messages, []
+        batch: list[Delivery] = []
+        size = 0
+        count = 0
+        limit, room = credit
+        incarnation = self._incarnation
+        wants_bytes = self._binding.wants_bytes
+        held = self._held
+        expected = self._expected
+        for position, message in enumerate(messages):
+            subject, reply, headers, body = message
+            if not reply:
+                self._state(headers)
+                if not self._pin or tap is not self._tap:
+                    # Displaced: `_displaced` has voided what was held; this batch was never handed over.
+                    return []
+                continue
+            bytes_ = len(headers) + len(body) + len(subject)
+            if batch and (len(batch) >= limit or size + bytes_ > room):
+                tap.messages[:0] = messages[position:]
+                break
+            words = reply.split(b".")
+            first = 4 if len(words) == 9 else 6
+            count += 1
+            if int(words[first + 2]) != expected:
+                self._gap(int(words[first + 2]), expected)
+                break
+            expected += 1
+            sequence = int(words[first + 1])
+            known = held.get(sequence)
+            if known is not None:
+                # Delivered again after a rewind, and still in hand: acknowledged by the newer reply.
+                known.reply = reply
+                continue
+            event = error = None
+            try:
+                event = decode(headers, body)
+                if event is None:
+                    event = plain(subject, headers, body, incarnation.source, str(sequence), wants_bytes)
+            except InvalidEvent as found:
+                error = found
+            delivery = JetStreamDelivery(self, event, bytes_, error, words[first] != b"1")
+            delivery.subject = subject
+            delivery.reply = reply
+            delivery.headers = headers
+            delivery.body = body
+            delivery.incarnation = incarnation
+            delivery.sequence = sequence
+            if sequence <= self._skip:
+                self._acks.done.append(delivery)
+                self._acks.schedule()
+                continue
+            held[sequence] = delivery
+            batch.append(delivery)
+            size += bytes_
+        self._expected = expected
+        if count:
+            self._window.took(count, size)
+            self._window.heard = asyncio.get_running_loop().time()
+        if batch:
+            self._last_reply = reply if reply else batch[-1].reply  # type: ignore[attr-defined]
+            self._oversize = False
+            self._detail = ""
+            left = Credit(credit.items - len(batch), credit.bytes - size)
+            if left.items > 0 and not self._closing and self._turning is None:
+                self._pull(left)
+        return batch
+
+    def _gap(self, found: int, expected: int) -> None:
+        """Something was delivered elsewhere: begin again at the floor before anything behind it is handed over."""
+        log.info("%s: consumer sequence %d came where %d was expected; rewinding", self.name, found, expected)
+        self._rewind()
+
+    def _rewind(self) -> None:
+        if self._turning is None and not self._closing:
+            if self._tap is not None:
+                self._connection.untap(self._tap)
+                self._tap.messages = []
+            self._turn(self._rewound())
+
+    def settle(self, delivery: Any, outcome: Outcome) -> None:
+        """Queue how a delivery ended; what is handed back is left to the successor's rewind."""
+        if delivery.voided is not None or delivery.incarnation is not self._incarnation:
+            return
+        self._held.pop(delivery.sequence, None)
+        if outcome.kind != "hand_back":
+            super().settle(delivery, outcome)
+
+    # Health, recovery, the end
+
+    def progress(self) -> Progress:
+        """As for a shared source, and whether this process is the owner."""
+        found = super().progress()
+        found.owner = bool(self._pin)
+        return found
+
+    def _connected(self) -> None:
+        self._acks.again()
+        self._standby_until = 0.0
+        if not self._ready:
+            return
+        if self._pin:
+            # What was under way to us is lost, and would come again only after ack_wait.
+            self._renew()
+            self._rewind()
+        else:
+            self._retap()
+        self._wake()
+
+    async def _restored(self) -> None:
+        if self._turning is not None:
+            self._turning.cancel()
+        before = self._pin
+        await super()._restored()
+        self._leave_standby()
+        if before:
+            # The pin belonged to the consumer as it was; ask whether it still holds.
+            try:
+                pinned = await self._still_pinned()
+            except NoResponders:
+                pinned = False
+            if pinned:
+                self._renew()
+                self._rewind()
+            else:
+                self._displaced("the consumer was lost")
+
+    async def close(self) -> None:
+        """Flush, unpin: a successor may begin at once. What is unsettled is left to its rewind."""
+        self._closing = True
+        self._stop_renewing()
+        if self._turning is not None:
+            self._turning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._turning
+        pinned, self._pin = self._pin, ""
+        self._leave_standby()
+        if self._keeper is not None:
+            self._connection.untap(self._keeper)
+            self._keeper = None
+        await super().close()
+        if pinned:
+            with contextlib.suppress(Silent, ApiError):
+                await self._api.call(
+                    f"CONSUMER.UNPIN.{self._incarnation.stream}.{self._wanted.durable}", {"group": GROUP}, timeout=2.0
+                )
+        self._tell()
+
+    def _give_back(self, tap: Tap) -> None:
+        """Nothing is handed back: a nak would let later events overtake."""
+
+    async def extend(self, deliveries: Sequence[Any]) -> None:
+        """Renew the time to acknowledge."""
+        await super().extend([delivery for delivery in deliveries if delivery.voided is None])
