@@ -146,6 +146,10 @@ class Subscription:
                     identities.append(("", identify(event)))
                 else:
                     identities.append((attributes["source"], attributes["id"]))
+                if "replaynumber" in attributes:
+                    # A replay is an event of its own to the ledger: its first life is finished there.
+                    source, id = identities[-1]
+                    identities[-1] = (source, f"{id} replay {attributes['replaynumber']}")
             except InvalidEvent as error:
                 delivery.error = error
                 self._unusable(delivery, stage)
