@@ -91,7 +91,8 @@ def _server(broker: NatsBroker) -> list[Finding]:
     level = "warning" if payload < _SMALL_PAYLOAD else "info"
     found.append(
         Finding(
-            level, f"the server takes messages up to {payload} bytes (max_payload); larger events cannot be published"
+            level,
+            f"{about}the server takes messages up to {payload} bytes (max_payload); larger events cannot be published",
         )
     )
     found.append(
@@ -252,15 +253,16 @@ async def _strays(broker: NatsBroker, stream: str, bindings: list[tuple[str, Bin
     app = broker.app
     known = {f"{app}__{name}" for _, binding in bindings for name in (*binding.handlers, binding.handler)}
     try:
-        async for info in broker.api.pages(f"CONSUMER.LIST.{stream}", "consumers"):
-            if info["name"].startswith(f"{app}__") and info["name"] not in known:
-                found.append(
-                    Finding(
-                        "warning",
-                        f"consumer {info['name']} on stream {stream} matches no handler ({info.get('num_pending', 0)} events wait for it): "
-                        f"name the handler so again, or delete it: nats consumer rm {stream} {info['name']}",
-                    )
-                )
+        consumers = [info async for info in broker.api.pages(f"CONSUMER.LIST.{stream}", "consumers")]
     except (Silent, ApiError) as error:
         found.append(Finding("warning", f"the consumers of stream {stream} cannot be listed: {error}"))
+        return found
+    for info in consumers:
+        name = info["name"]
+        if name.startswith(f"{app}__") and name not in known:
+            text = (
+                f"consumer {name} on stream {stream} matches no handler ({info.get('num_pending', 0)} events wait for it): "
+                f"name the handler so again, or delete it: nats consumer rm {stream} {name}"
+            )
+            found.append(Finding("warning", text))
     return found

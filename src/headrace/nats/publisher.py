@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -179,10 +179,9 @@ class Publisher:
         try:
             if not connection.written(b"".join(out)):
                 return PublishFailed(f"not connected to NATS: {what} is not stored", transient=True)
-            done, _ = await asyncio.wait(
-                [batch.done, opened], timeout=CONFIRM_WITHIN, return_when=asyncio.FIRST_COMPLETED
-            )
-            if opened in done and batch.done not in done:
+            waiting: list[asyncio.Future[Any]] = [batch.done, opened]
+            await asyncio.wait(waiting, timeout=CONFIRM_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+            if opened.done() and not batch.done.done():
                 error = opened.result()
                 if error is not None:
                     return error
