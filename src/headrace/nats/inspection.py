@@ -88,11 +88,10 @@ def _server(broker: NatsBroker) -> list[Finding]:
     else:
         found.append(Finding("info", f"nats-server {text} at {broker.url}"))
     payload = int(info.get("max_payload", 0))
-    level = "warning" if payload < _SMALL_PAYLOAD else "info"
     found.append(
         Finding(
-            level,
-            f"{about}the server takes messages up to {payload} bytes (max_payload); larger events cannot be published",
+            "warning" if payload < _SMALL_PAYLOAD else "info",
+            f"the server takes messages up to {payload} bytes (max_payload); larger events cannot be published",
         )
     )
     found.append(
