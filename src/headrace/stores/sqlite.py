@@ -66,12 +66,12 @@ class SQLiteLedger:
 
         def work(connection: sqlite3.Connection) -> tuple[list[tuple[int, str]], list[tuple[int, bytes]]]:
             finished = connection.execute(
-                "SELECT j.key, m.state FROM json_each(?1) j JOIN marks m"
+                "SELECT j.key, m.state FROM json_each(?1) j CROSS JOIN marks m"
                 " ON m.scope = ?2 AND m.source = j.value ->> 0 AND m.id = j.value ->> 1",
                 (keys, scope),
             ).fetchall()
             failed = connection.execute(
-                "SELECT j.key, a.data FROM json_each(?1) j JOIN attempts a"
+                "SELECT j.key, a.data FROM json_each(?1) j CROSS JOIN attempts a"
                 " ON a.scope = ?2 AND a.source = j.value ->> 0 AND a.id = j.value ->> 1",
                 (keys, scope),
             ).fetchall()
