@@ -32,11 +32,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
 
 
-class _ReviewStatus(msgspec.Struct):
+class _ReviewStatus(msgspec.Struct, frozen=True):
     allowed: bool = False
 
 
-class _Review(msgspec.Struct):
+class _Review(msgspec.Struct, frozen=True):
     status: _ReviewStatus = _ReviewStatus()
 
 
@@ -72,15 +72,15 @@ async def missing(client: Client, rules: Iterable[Rule]) -> list[tuple[Rule, str
     return [pair for pair, granted in zip(wanted, answers, strict=True) if not granted]
 
 
-class _Metadata(msgspec.Struct):
+class _Metadata(msgspec.Struct, frozen=True):
     name: str
 
 
-class _Named(msgspec.Struct):
+class _Named(msgspec.Struct, frozen=True):
     metadata: _Metadata
 
 
-class _NamespaceList(msgspec.Struct):
+class _NamespaceList(msgspec.Struct, frozen=True):
     items: list[_Named] = []
 
 

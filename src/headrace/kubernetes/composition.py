@@ -28,11 +28,11 @@ _KNATIVE: Final = {verb: f"dev.knative.apiserver.resource.{verb}" for verb in ("
 _OVERHEAD: Final = 1024
 
 
-class _Series(msgspec.Struct, rename="camel"):
+class _Series(msgspec.Struct, frozen=True, rename="camel"):
     last_observed_time: str | None = None
 
 
-class _Times(msgspec.Struct, rename="camel"):
+class _Times(msgspec.Struct, frozen=True, rename="camel"):
     """The times of a core Event; the names of both APIs."""
 
     series: _Series | None = None

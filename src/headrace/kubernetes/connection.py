@@ -25,11 +25,11 @@ __all__ = ["Connection"]
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ClusterConfig, Connection]] = WeakKeyDictionary()
 
 
-class _Metadata(msgspec.Struct):
+class _Metadata(msgspec.Struct, frozen=True):
     uid: str
 
 
-class _Named(msgspec.Struct):
+class _Named(msgspec.Struct, frozen=True):
     metadata: _Metadata
 
 

@@ -33,14 +33,14 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     expires: datetime | None = None
 
 
-class _CredentialStatus(msgspec.Struct, rename="camel"):
+class _CredentialStatus(msgspec.Struct, frozen=True, rename="camel"):
     token: str | None = None
     client_certificate_data: str | None = None
     client_key_data: str | None = None
     expiration_timestamp: datetime | None = None
 
 
-class _ExecCredential(msgspec.Struct, rename="camel"):
+class _ExecCredential(msgspec.Struct, frozen=True, rename="camel"):
     api_version: str = ""
     kind: str = ""
     status: _CredentialStatus | None = None

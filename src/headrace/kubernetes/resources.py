@@ -61,7 +61,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         return "/".join(parts)
 
 
-class _ApiResource(msgspec.Struct, rename="camel"):
+class _ApiResource(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     kind: str
     singular_name: str = ""
@@ -70,15 +70,15 @@ class _ApiResource(msgspec.Struct, rename="camel"):
     verbs: list[str] | None = None
 
 
-class _ResourceList(msgspec.Struct):
+class _ResourceList(msgspec.Struct, frozen=True):
     resources: list[_ApiResource] | None = None
 
 
-class _GroupVersion(msgspec.Struct):
+class _GroupVersion(msgspec.Struct, frozen=True):
     version: str
 
 
-class _Group(msgspec.Struct, rename="camel"):
+class _Group(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     versions: list[_GroupVersion] = []
     preferred_version: _GroupVersion | None = None
@@ -93,7 +93,7 @@ class _Group(msgspec.Struct, rename="camel"):
                 yield version.version
 
 
-class _GroupList(msgspec.Struct):
+class _GroupList(msgspec.Struct, frozen=True):
     groups: list[_Group] = []
 
 
