@@ -104,7 +104,7 @@ def test_what_32_bits_cannot_hold_is_a_math_error(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " 1", "1 ", "1.0", "1e3", "--1", "+", "０", "2147483648", "-2147483649", "9" * 100_000]
+    "text", ["", " 1", "1 ", "1.0", "1e3", "--1", "+", "０", "2147483648", "-2147483649", "9" * 50_000]
 )
 def test_text_that_is_no_32_bit_integer_is_a_cast_error(text: str) -> None:
     assert error(f"INT('{text}')") == (0, "cast")
