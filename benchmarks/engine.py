@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
+import gc
 import json
 import pstats
 import sys
@@ -109,6 +110,8 @@ async def run(
     runtime = Runtime("bench", ledger=store.ledger, dead_letters=MemoryDeadLetters(), sink=lambda name: None)  # type: ignore[arg-type,return-value]
     source = Prepared(messages(events, keys))
     runtime.add(compiled[0].handler, [source])
+    gc.collect()
+    gc.freeze()  # what is prepared is not the engine's to look through
     begun = perf_counter()
     if profile is not None:
         profile()
@@ -151,7 +154,8 @@ def main() -> None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
         return
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        seconds = min(runner.run(run(options.events, options.keys, store_url=options.store)) for _ in range(3))
+        rounds = 3 if options.store == "memory://" else 1
+        seconds = min(runner.run(run(options.events, options.keys, store_url=options.store)) for _ in range(rounds))
     print(
         json.dumps(
             {
