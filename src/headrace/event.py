@@ -342,17 +342,18 @@ class Event:
             return NotImplemented
         if self._comparable() != other._comparable():
             return False
-        mine, theirs = self.raw, other.raw
-        if (mine or b"") == (theirs or b""):
-            return True
-        if mine is None or theirs is None or not self._is_json():
-            return False
         try:
+            mine, theirs = self.raw, other.raw
+            if (mine or b"") == (theirs or b""):
+                return True
+            if mine is None or theirs is None or not self._is_json():
+                return False
             return sorted_json(decode_json(mine, self.datacontenttype)) == sorted_json(
                 decode_json(theirs, other.datacontenttype)
             )
         except InvalidEvent:
-            return False
+            # Data that cannot be read or written as it is declared is equal to itself only.
+            return self._raw is PENDING and other._raw is PENDING and bool(self._data == other._data)
 
     def __hash__(self) -> int:
         return hash((self.source, self.id))

@@ -237,6 +237,12 @@ def test_an_implied_content_type_is_spelled_in_another_binding() -> None:
     assert body == b'"I\'m just a string"'
 
 
+@pytest.mark.parametrize("name", ["1", "4th", "class", "if", "none", "self", "cls", "int"])
+def test_names_that_are_no_python_names_are_read(name: str) -> None:
+    for _ in range(2):
+        assert Event.from_json(text(**{name: "x"}))[name] == "x"
+
+
 def test_more_names_than_are_learned_are_read() -> None:
     for index in range(40):
         assert Event.from_json(text(**{f"learned{index}": index}))[f"learned{index}"] == index

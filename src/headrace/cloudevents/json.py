@@ -14,6 +14,7 @@ import re
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable
+from keyword import iskeyword
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -69,7 +70,12 @@ class _Tables:
 
     @classmethod
     def learn(cls, names: Iterable[str]) -> None:
-        new = tuple(name for name in names if name not in CORE and name not in cls.learned)
+        # A record's fields are Python names, which attributes such as `1st` and `class` are not.
+        new = tuple(
+            name
+            for name in names
+            if name not in CORE and name not in cls.learned and name.isidentifier() and not iskeyword(name)
+        )
         if new and len(cls.learned) < _LEARNED_LIMIT:
             cls.learned = (*cls.learned, *new)[:_LEARNED_LIMIT]
             cls.build()
@@ -372,6 +378,8 @@ def _data_member(event: Event) -> tuple[str, Any]:
     """The name and value of the member that carries data (section 3.1.1)."""
     declared = event.datacontenttype
     form = event._form
+    if form is TEXT and isinstance(event._data, str):
+        return "data", event._data
     raw = event.raw
     assert raw is not None
     if declared is None:
