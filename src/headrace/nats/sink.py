@@ -93,20 +93,27 @@ class JetStreamSink:
                 unusable[position] = PublishFailed(
                     f"{self.name}: the event cannot be written: {error}", transient=False
                 )
-        answers = iter(await self._broker.publisher.publish(messages, self.name))
-        results = [unusable[n] if n in unusable else _result(next(answers)) for n in range(len(publications))]
-        if any(isinstance(result, Missing) for result in results):
+        publisher = self._broker.publisher
+        answers = await publisher.publish(messages, self.name)
+        missing = [position for position, answer in enumerate(answers) if isinstance(answer, Missing)]
+        if missing:
             refused = await self._again()
-            if refused is not None:
-                results = [refused if isinstance(result, Missing) else result for result in results]
-        return results
+            if refused is None:
+                # The stream is there (again): those that nobody took go once more, still in order.
+                second = await publisher.publish([messages[position] for position in missing], self.name)
+            else:
+                second = [refused] * len(missing)
+            for position, answer in zip(missing, second, strict=True):
+                answers[position] = answer
+        left = iter(answers)
+        return [unusable[n] if n in unusable else _result(next(left)) for n in range(len(publications))]
 
     async def _again(self) -> PublishFailed | None:
         """No stream answered: put it back where we may, or say why that no repetition mends."""
         try:
             await self._locate()
-        except (Silent, ApiError):
-            return None
+        except (Silent, ApiError) as error:
+            return PublishFailed(f"{self.name}: {error}", transient=True)
         except ConfigurationError as error:
             return PublishFailed(f"{self.name}: {error}", transient=False)
         return None
