@@ -1,15 +1,17 @@
 """The webhook validation handshake: a sender asks by OPTIONS whether its events are wanted here.
 
-Source: CloudEvents http-webhook.md 1.0.2, section 4. Consent is in the headers, not in the status: a sender that is not
-allowed gets the same 200 without them. Consent is given in the answer; a ``WebHook-Request-Callback`` is never called,
-because a URL from a request would let anybody have us call anything.
+Consent is in the headers, not in the status: a sender that is not allowed gets the same 200 without them (CloudEvents
+http-webhook.md 1.0.2, section 4). A ``WebHook-Request-Callback`` is never called: consent is given in the answer, and
+a URL from a request would let anybody have us call anything.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.http.answers import Answer
+from headrace.cloudevents.webhook import consent, validation
+from headrace.errors import InvalidEvent
+from headrace.http.answers import Answer, Refused
 
 if TYPE_CHECKING:
     from headrace.http.receiver import Receiver
@@ -19,23 +21,14 @@ __all__ = ["handshake"]
 
 
 def handshake(receiver: Receiver, headers: Headers) -> Answer:
-    """The answer to OPTIONS: the methods, and the consent where the origin is allowed, compared exactly."""
-    asked = dict(headers)
+    """The answer to OPTIONS: the methods, and the consent where the origin is allowed. Raises `Refused` (400)."""
     answer = [(b"allow", ", ".join((*receiver.methods, "OPTIONS")).encode()), (b"content-length", b"0")]
-    origin = asked.get(b"webhook-request-origin", b"").strip()
-    allowed = receiver.allowed_origins
-    if origin and ("*" in allowed or origin.decode("latin-1") in allowed):
-        answer.append((b"webhook-allowed-origin", origin))
-        rate = _rate(asked.get(b"webhook-request-rate"), receiver.allowed_rate)
-        if rate is not None:
-            answer.append((b"webhook-allowed-rate", rate))
+    try:
+        asked = validation(headers)
+    except InvalidEvent as error:
+        raise Refused(400, str(error)) from None
+    if asked is not None:
+        for name, value in consent(asked, origins=receiver.allowed_origins, rate=receiver.allowed_rate):
+            if name.lower() != "allow":
+                answer.append((name.lower().encode(), value.encode("latin-1")))
     return Answer(200, answer)
-
-
-def _rate(asked: bytes | None, granted: int | None) -> bytes | None:
-    """Requests a minute: the smaller of what is asked for and what is granted; ``*`` for no limit."""
-    if granted is None:
-        return None if asked is None else b"*"
-    if asked is not None and asked.strip().isdigit() and int(asked) > 0:
-        return str(min(int(asked), granted)).encode()
-    return str(granted).encode()
