@@ -56,7 +56,7 @@ class App(Router):
         self._arguments: dict[str, Any] = {"broker": broker, "store": store, **settings}
         self._worker: Worker | None = None
         self._publisher: Worker | None = None
-        self._opening = asyncio.Lock()
+        self._connecting: asyncio.Future[Worker] | None = None
         self._asgi: Any = None
 
     def settings(
@@ -116,19 +116,26 @@ class App(Router):
             await publisher.close()
 
     async def _publishing_worker(self) -> Worker:
+        """The worker to publish through. Callers that wait for its connection go on in their order."""
         if self._worker is not None:
             return self._worker
-        async with self._opening:
-            if self._publisher is None:
-                settings = self.settings()
-                publisher = Worker(self.name, (), settings, role="publish")
-                try:
-                    await publisher.open()
-                except BaseException:
-                    await publisher.close()
-                    raise
-                self._publisher = publisher
-        return self._publisher
+        if self._publisher is not None:
+            return self._publisher
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(self._connect())
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> Worker:
+        publisher = Worker(self.name, (), self.settings(), role="publish")
+        try:
+            await publisher.open()
+        except BaseException:
+            await publisher.close()
+            raise
+        finally:
+            self._connecting = None
+        self._publisher = publisher
+        return publisher
 
     # Publishing
 

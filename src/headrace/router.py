@@ -86,7 +86,7 @@ class Router:
                 Registration(
                     function=function,
                     source=source,
-                    name=name or getattr(function, "__name__", type(function).__name__),
+                    name=name or str(getattr(function, "__name__", type(function).__name__)),
                     key=key,
                     concurrency=concurrency,
                     retry=retry,

@@ -97,6 +97,7 @@ class Worker:
         self._substitute = substitute
         self._role = role
         self._sinks: dict[Any, Sink] = {}
+        self._opening: dict[Any, asyncio.Future[Sink]] = {}
         self._own_letters: Store | None = None
 
     async def open(self) -> None:
@@ -220,20 +221,30 @@ class Worker:
         return source
 
     async def sink(self, destination: Any) -> Sink:
-        """The open sink of a channel name or a sink declaration."""
+        """The open sink of a channel name or a sink declaration. Callers that wait for the same one go on in their order."""
         sink = self._sinks.get(destination)
-        if sink is None:
-            if isinstance(destination, str):
-                if self.broker is None:
-                    raise ConfigurationError(
-                        f"publishing to the channel {destination!r} needs a broker: set HEADRACE_BROKER or App(broker=…)"
-                    )
+        if sink is not None:
+            return sink
+        opening = self._opening.get(destination)
+        if opening is None:
+            opening = self._opening[destination] = asyncio.ensure_future(self._open_sink(destination))
+        return await asyncio.shield(opening)
+
+    async def _open_sink(self, destination: Any) -> Sink:
+        try:
+            if not isinstance(destination, str):
+                sink: Sink = destination.sink(self.broker)
+            elif self.broker is not None:
                 sink = self.broker.sink(destination)
             else:
-                sink = destination.sink(self.broker)
+                raise ConfigurationError(
+                    f"publishing to the channel {destination!r} needs a broker: set HEADRACE_BROKER or App(broker=…)"
+                )
             await sink.open()
             self._sinks[destination] = sink
-        return sink
+            return sink
+        finally:
+            del self._opening[destination]
 
     def _opened_sink(self, destination: Any) -> Sink:
         return self._sinks[destination]
@@ -253,9 +264,8 @@ class Worker:
         """Let go of every connection; safe after a failed `open`."""
         closing: list[Any] = list(self._sinks.values())
         self._sinks.clear()
-        for part in (self.dead_letters, self.broker, self._own_letters, self.store):
-            if part is not None:
-                closing.append(part)
+        parts = (self.dead_letters, self.broker, self._own_letters, self.store)
+        closing += [part for part in parts if part is not None]
         self.dead_letters = None
         for part in closing:
             try:

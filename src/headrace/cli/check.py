@@ -73,8 +73,10 @@ def _settings(settings: Settings) -> list[dict[str, Any]]:
         lines.append(
             {"setting": name, "value": shown, "origin": origin, "text": f"  {name:<15} {shown!s:<40} {origin}"}
         )
-    for name in settings.transport:
-        lines.append({"setting": name, "value": "***", "origin": "given", "text": f"  {name:<15} *** (set)"})
+    lines += [
+        {"setting": name, "value": "***", "origin": "given", "text": f"  {name:<15} *** (set)"}
+        for name in settings.transport
+    ]
     return lines
 
 

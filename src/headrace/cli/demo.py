@@ -98,7 +98,12 @@ async def _arrive(shop: Shop, server: Any, orders: list[dict[str, Any]]) -> None
         for order in over_http:
             if order["customer"] != customer:
                 continue
-            headers = {"ce-specversion": "1.0", "ce-id": order["id"], "ce-source": "/demo/web", "ce-type": "order.placed"}
+            headers = {
+                "ce-specversion": "1.0",
+                "ce-id": order["id"],
+                "ce-source": "/demo/web",
+                "ce-type": "order.placed",
+            }
             async with session.post(f"http://{host}:{port}/orders", json=order, headers=headers) as answer:
                 if answer.status != 204:
                     raise click.ClickException(f"the receiver answered {answer.status}: {await answer.text()}")

@@ -60,4 +60,6 @@ def _line(channel: str, event: Any) -> str:
         for name, value in event.attributes.items()
         if name not in ("specversion", "id", "source", "type", "time", "datacontenttype")
     }
-    return f"{event.attributes.get('time', ''):<20} {channel:<20} {event.type} {event.id} {json.dumps(extensions) if extensions else ''} {shown}"
+    shown_extensions = json.dumps(extensions) if extensions else ""
+    when = event.attributes.get("time", "")
+    return f"{when:<20} {channel:<20} {event.type} {event.id} {shown_extensions} {shown}"
