@@ -56,7 +56,9 @@ class ApiServer(Server):
         making = BINARY.with_name(f"making-{os.getpid()}")
         major, minor, _ = KUBERNETES.split(".")
         version = "k8s.io/component-base/version"
-        flags = f"-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+        flags = (
+            f"-s -w -X {version}.gitVersion=v{KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+        )
         done = subprocess.run(
             [go, "build", "-p", "2", "-trimpath", "-ldflags", flags, "-o", str(making), "."],
             cwd=MODULE,
@@ -106,9 +108,7 @@ class ApiServer(Server):
         return path
 
     def prepare(self) -> list[Child]:
-        (self.folder / "tokens.csv").write_text(
-            f'{ADMIN},admin,1,"system:masters"\n{PLAIN},plain,2\n{OTHER},other,3\n'
-        )
+        (self.folder / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n{PLAIN},plain,2\n{OTHER},other,3\n')
         keys = self.folder / "service-account.key"
         if not keys.exists():
             key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
