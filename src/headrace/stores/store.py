@@ -52,7 +52,7 @@ def open_store(url: str, *, app: str, beside: bool = False) -> Store:
 
         return Store(url=url, ledger=MemoryLedger(), dead_letters=MemoryDeadLetters())
     if scheme == "sqlite":
-        from headrace.stores import sqlite
+        from headrace.stores import sqlite_store as sqlite
         from headrace.stores.sqlite_file import SQLiteFile
 
         path = urlsplit(url).path[1:]
