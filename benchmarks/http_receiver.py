@@ -197,7 +197,10 @@ def python_for(name: str) -> str | None:
         return sys.executable
     for candidate in (ROOT / ".bench-venv/bin/python", Path(sys.executable)):
         module = "fastapi, cloudevents, uvloop" if name == "fastapi" else "uvicorn, httptools, uvloop"
-        if candidate.exists() and subprocess.run([candidate, "-c", f"import {module}"], capture_output=True).returncode == 0:
+        if (
+            candidate.exists()
+            and subprocess.run([candidate, "-c", f"import {module}"], capture_output=True).returncode == 0
+        ):
             return str(candidate)
     return None
 

@@ -62,9 +62,7 @@ class Backoff:
         return self.jitter(min(grown, self.maximum))
 
 
-def exponential(
-    *, initial: float = 0.5, factor: float = 3.0, maximum: float = 60.0, jitter: Jitter = equal
-) -> Backoff:
+def exponential(*, initial: float = 0.5, factor: float = 3.0, maximum: float = 60.0, jitter: Jitter = equal) -> Backoff:
     """Exponential backoff; with the defaults 0.5, 1.5, 4.5, 13.5, 40.5, 60, 60 s before jitter: some three minutes."""
     return Backoff(initial=initial, factor=factor, maximum=maximum, jitter=jitter)
 

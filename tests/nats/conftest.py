@@ -59,7 +59,9 @@ async def connect(app: str) -> AsyncIterator[Connect]:
     """Opens brokers, and closes them after the test."""
     opened: list[NatsBroker] = []
 
-    async def make(server: NatsServer | str, *, app: str = app, ready_within: float = 5.0, **settings: str) -> NatsBroker:
+    async def make(
+        server: NatsServer | str, *, app: str = app, ready_within: float = 5.0, **settings: str
+    ) -> NatsBroker:
         url = server if isinstance(server, str) else server.url
         broker = create(url, app=app, settings=settings, ready_within=ready_within)
         await broker.open()

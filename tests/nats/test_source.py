@@ -266,7 +266,9 @@ async def test_a_second_handler_of_a_work_queue_stream_is_refused(
     server: NatsServer, connect: Connect, app: str
 ) -> None:
     broker = await connect(server)
-    await broker.api.call(f"STREAM.CREATE.W{app}", {"name": f"W{app}", "subjects": [f"{app}.>"], "retention": "workqueue"})
+    await broker.api.call(
+        f"STREAM.CREATE.W{app}", {"name": f"W{app}", "subjects": [f"{app}.>"], "retention": "workqueue"}
+    )
     first = broker.channel(f"{app}.a", binding(broker, "one", handlers=("one", "two")))
     await first.open()
     second = broker.channel(f"{app}.a", binding(broker, "two", handlers=("one", "two")))
