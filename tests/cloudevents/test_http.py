@@ -33,6 +33,24 @@ def test_needless_and_lower_case_escapes_are_read() -> None:
     assert read("%e2%82%ac") == "€"
 
 
+@pytest.mark.parametrize("value", ["a=b", "=3D", "a==", "=", "x=%20=", "_", "a%3Db  "])
+def test_an_equals_sign_has_no_meaning(value: str) -> None:
+    assert read(value + "%41") == value.replace("%20", " ").replace("%3D", "=") + "A"
+
+
+@pytest.mark.parametrize("value", ["a=\nb%41", "%41\r\n", "%\n"])
+def test_a_line_break_is_refused(value: str) -> None:
+    for tolerant in (False, True):
+        with pytest.raises(InvalidEvent):
+            read(value, tolerant=tolerant)
+
+
+def test_every_byte_is_decoded_from_either_case() -> None:
+    for code in (*range(0x20, 0x7F), 0xE9, 0x20AC, 0x1F600):
+        upper = "".join(f"%{byte:02X}" for byte in chr(code).encode())
+        assert read(f"a{upper}b") == read(f"a{upper.lower()}b") == f"a{chr(code)}b"
+
+
 def test_one_round_is_decoded() -> None:
     assert read("%2520") == "%20"
 

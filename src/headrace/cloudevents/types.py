@@ -35,8 +35,8 @@ _FORBIDDEN = re.compile(
 
 # RFC 3986 reduced to what a receiver can judge without guessing: no white space, none of the excluded ASCII, and every
 # percent sign starts an escape. Characters outside ASCII pass, as in RFC 3987.
-_URI_REFERENCE = re.compile(r"(?:[^\x00-\x20\"<>\\^`{|}\x7f%]|%[0-9A-Fa-f]{2})+")
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:" + _URI_REFERENCE.pattern)
+_NOT_IN_URI = re.compile(r"[\x00-\x20\"<>\\^`{|}\x7f]|%(?![0-9A-Fa-f]{2})")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
@@ -76,7 +76,7 @@ def check_uri_reference(name: str, value: str) -> None:
     """Refuse what is no URI-reference (RFC 3986, 4.1)."""
     if value in checked_references:
         return
-    if not _URI_REFERENCE.fullmatch(value):
+    if not value or _NOT_IN_URI.search(value) is not None:
         raise InvalidEvent(f"attribute {name!r} is {shown(value)}, which is not a URI-reference (RFC 3986)")
     _remember(value, checked_references)
 
@@ -100,7 +100,8 @@ def _remember(value: str, checked: set[str]) -> None:
 
 def check_uri(name: str, value: str) -> None:
     """Refuse what is no absolute URI (RFC 3986, 4.3)."""
-    if not _URI.fullmatch(value):
+    scheme = _SCHEME.match(value)
+    if scheme is None or scheme.end() == len(value) or _NOT_IN_URI.search(value) is not None:
         raise InvalidEvent(f"attribute {name!r} is {shown(value)}, which is not an absolute URI (RFC 3986)")
 
 

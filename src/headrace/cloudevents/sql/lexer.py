@@ -16,7 +16,7 @@ KEYWORDS: Final = frozenset(("AND", "OR", "XOR", "NOT", "LIKE", "IN", "EXISTS", 
 _TOKEN = re.compile(
     r"""
       (?P<space>[ \t\r\n]+)
-    | (?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+    | (?P<string>'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")
     | (?P<word>[A-Za-z0-9_]+)
     | (?P<operator><>|!=|<=|>=|[=<>+\-*/%(),])
     """,
