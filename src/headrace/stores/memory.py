@@ -1,37 +1,49 @@
-"""The ledger of one process: dictionaries, nothing durable, nothing awaited.
+"""The store of one process: dictionaries, nothing durable, nothing awaited.
 
-Claims live as long as the process; marks are kept up to a limit, the oldest go first. It is on the path of every event of
-an app that configures no store, so claim and mark are loops over plain dictionaries.
+Claims live as long as the process; marks are kept up to a limit, the oldest go first. The ledger is on the path of every
+event of an app that configures no store, so claim and mark are loops over plain dictionaries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 from headrace.engine.ledger import CLAIMED, Attempts, Claim, Identity, Owner
+from headrace.memory.dead_letters import MemoryDeadLetters
+from headrace.stores.store import Store
 
-__all__ = ["MARKS", "MemoryLedger"]
+__all__ = ["MARKS", "MemoryCheckpoints", "MemoryLedger", "create"]
 
-#: Marks that are kept.
+#: Finished events that are remembered, for each handler.
 MARKS = 100_000
 
 _OURS = Claim("ours")
-_DONE = {state: Claim(state) for state in ("done", "dead", "dropped")}
+_DONE = Claim("done")
+
+
+def create(url: str, *, app: str, beside: bool) -> Store:
+    """A store of its own for each call."""
+    return Store(url=url, ledger=MemoryLedger(), dead_letters=MemoryDeadLetters(), checkpoints=MemoryCheckpoints())
 
 
 class _Handler:
-    """One handler's records. ``marks`` and ``claims`` map an identity to its answer."""
+    """One handler's records. ``finished`` holds every mark, ``order`` the same in batches, oldest first; ``states`` how it
+    ended where that was not ``done``."""
 
-    __slots__ = ("attempts", "claims", "marks")
+    __slots__ = ("attempts", "claims", "finished", "order", "states")
 
     def __init__(self) -> None:
-        self.claims: dict[Identity, Claim] = {}
-        self.marks: dict[Identity, Claim] = {}
+        self.claims: set[Identity] = set()
+        self.finished: set[Identity] = set()
+        self.order: deque[set[Identity]] = deque()
+        self.states: dict[Identity, Claim] = {}
         self.attempts: dict[Identity, Attempts] = {}
 
 
 class MemoryLedger:
-    """See `headrace.engine.ledger.Ledger`. ``marks``: how many finished events are remembered, per handler."""
+    """See `headrace.engine.ledger.Ledger`. ``marks``: how many finished events are remembered, per handler (one batch
+    more, for they go as they came)."""
 
     durable = False
 
@@ -50,53 +62,85 @@ class MemoryLedger:
 
     async def claim(self, handler: str, identities: Sequence[Identity]) -> Sequence[Claim]:
         record = self._of(handler)
-        claims, marks, attempts = record.claims, record.marks, record.attempts
+        claims, finished, attempts = record.claims, record.finished, record.attempts
+        # Whole sets at a time: they remember the hashes, and no Python runs for an event.
+        batch = set(identities)
+        if not attempts and len(batch) == len(identities) and batch.isdisjoint(claims) and batch.isdisjoint(finished):
+            claims |= batch
+            return [CLAIMED] * len(identities)
         answers: list[Claim] = []
-        append = answers.append
         for identity in identities:
             if identity in claims:
-                append(_OURS)
-            elif identity in marks:
-                append(marks[identity])
+                answers.append(_OURS)
+            elif identity in finished:
+                answers.append(record.states.get(identity, _DONE))
             else:
-                claims[identity] = CLAIMED
-                append(CLAIMED if not attempts or identity not in attempts else Claim("claimed", attempts[identity]))
+                claims.add(identity)
+                failed = attempts.get(identity)
+                answers.append(CLAIMED if failed is None else Claim("claimed", failed))
         return answers
 
     async def mark(self, handler: str, identities: Sequence[Identity], state: str) -> Sequence[bool]:
         record = self._of(handler)
-        claims, marks = record.claims, record.marks
-        answer = _DONE[state]
-        results: list[bool] = []
-        for identity in identities:
-            if claims.pop(identity, None) is None:
-                results.append(False)
-            else:
-                marks[identity] = answer
-                results.append(True)
+        claims = record.claims
+        batch = set(identities)
+        if claims >= batch:
+            held = [True] * len(identities)
+        else:
+            held = [identity in claims for identity in identities]
+            batch &= claims
+        claims -= batch
+        if not batch:
+            return held
+        record.finished |= batch
+        record.order.append(batch)
+        if state != "done":
+            record.states.update(dict.fromkeys(batch, Claim(state)))
+        elif record.states:
+            for identity in batch:
+                record.states.pop(identity, None)
         if record.attempts:
-            for identity in identities:
+            for identity in batch:
                 record.attempts.pop(identity, None)
-        excess = len(marks) - self._limit
-        if excess > 0:
-            for identity in list(marks)[:excess] if excess > 1000 else [next(iter(marks)) for _ in range(1)]:
-                del marks[identity]
-        return results
+        while len(record.finished) - len(record.order[0]) >= self._limit:
+            oldest = record.order.popleft()
+            record.finished -= oldest
+            if record.states:
+                for identity in oldest:
+                    record.states.pop(identity, None)
+        return held
 
     async def record(self, handler: str, attempts: Sequence[tuple[Identity, Attempts]]) -> None:
         self._of(handler).attempts.update(attempts)
 
     async def release(self, handler: str, identities: Sequence[Identity]) -> None:
-        claims = self._of(handler).claims
-        for identity in identities:
-            claims.pop(identity, None)
+        self._of(handler).claims.difference_update(identities)
 
     async def forget(self, handler: str, identities: Sequence[Identity]) -> None:
         record = self._of(handler)
         for identity in identities:
-            record.marks.pop(identity, None)
+            record.finished.discard(identity)
+            record.states.pop(identity, None)
             record.attempts.pop(identity, None)
 
     async def close(self) -> None:
         """Forget everything."""
         self._handlers.clear()
+
+
+class MemoryCheckpoints:
+    """See `headrace.engine.checkpoints.Checkpoints`."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[str, dict[str, bytes]] = {}
+
+    async def load(self, scope: str) -> Mapping[str, bytes]:
+        return dict(self._scopes.get(scope, {}))
+
+    async def save(self, scope: str, changes: Mapping[str, bytes | None]) -> None:
+        values = self._scopes.setdefault(scope, {})
+        for name, value in changes.items():
+            if value is None:
+                values.pop(name, None)
+            else:
+                values[name] = value
