@@ -1,7 +1,7 @@
 """Commits of one source: one under way at a time, made from the state of the moment in which it starts.
 
-They run on a thread of their own, because a commit may have to wait for the group's coordinator and the poll thread must
-not. The same thread pauses and resumes single partitions, so that the loop never waits for librdkafka.
+The poll thread makes the calls, and waits for the coordinator's answer: an answer through librdkafka's callback would
+stand in its queue behind thousands of messages.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from headrace.errors import ConnectionFailed
+from headrace.errors import ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Where
 from headrace.kafka.completed import LIMIT, encode
 from headrace.kafka.faults import code_of, text_of
@@ -44,7 +43,6 @@ class Commits:
         self._task: asyncio.Task[None] | None = None
         self._again = False
         self._closed = False
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kafka-commit")
 
     def soon(self) -> None:
         """Have a commit made of the state at its start; where one is under way, another follows it."""
@@ -80,7 +78,6 @@ class Commits:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._executor.shutdown(wait=False)
 
     async def _run(self) -> None:
         pause = 0.1
@@ -112,20 +109,24 @@ class Commits:
                 texts.append(self.text(partition, reached))
         if not batch:
             return True
-        errors = await asyncio.get_running_loop().run_in_executor(self._executor, self._commit, texts)
+        assert self.group is not None
+        try:
+            errors = await asyncio.wrap_future(self.group.call(lambda consumer: _commit(consumer, texts)))
+        except HeadraceError as error:
+            errors = {_ALL: error}
         good = True
         for partition, reached in batch:
-            error = errors.get(partition.key, errors.get(_ALL))
-            if error is None:
+            trouble = errors.get(partition.key, errors.get(_ALL))
+            if trouble is None:
                 partition.reached = max(partition.reached, reached)
                 partition.relimit()
                 continue
             partition.dirty = True
             good = False
-            if code_of(error) == _METADATA_TOO_LARGE and self.metadata_limit > _LEAST_METADATA:
+            if code_of(trouble) == _METADATA_TOO_LARGE and self.metadata_limit > _LEAST_METADATA:
                 self._shrink()
             else:
-                log.info("%s: commit of partition %d: %s", self._name, partition.number, text_of(error))
+                log.info("%s: commit of partition %d: %s", self._name, partition.number, text_of(trouble))
         return good
 
     def text(self, partition: Partition, reached: int = 0) -> tuple[str, int, int, str]:
@@ -145,44 +146,39 @@ class Commits:
         for partition in self._partitions.values():
             partition.offsets.limit(self.metadata_limit)
 
-    def _commit(self, texts: list[tuple[str, int, int, str]]) -> dict[Where, Any]:
-        """On the thread: errors by partition."""
-        from confluent_kafka import KafkaError, KafkaException, TopicPartition
-
-        assert self.group is not None
-        with self.group.borrowed() as consumer:
-            if consumer is None:
-                return {_ALL: KafkaError(KafkaError._STATE, "there is no consumer at this moment")}
-            try:
-                answers = consumer.commit(offsets=[TopicPartition(*text) for text in texts], asynchronous=False)
-            except KafkaException as error:
-                if code_of(error) != _METADATA_TOO_LARGE or len(texts) == 1:
-                    return {_ALL: error}
-            except RuntimeError as error:
-                return {_ALL: error}
-            else:
-                return {(tp.topic, tp.partition): tp.error for tp in answers or () if tp.error is not None}
-        # One oversized partition fails the call, though the others were committed: tell them apart.
-        errors: dict[Where, Any] = {}
-        for text in texts:
-            errors.update({text[:2]: error for error in self._commit([text]).values()})
-        return errors
-
     def pause(self, partition: Partition, paused: bool) -> None:
         """Pause or resume one partition, soon."""
         partition.paused = paused
-        self._executor.submit(self._pause, partition, paused)
+        if self.group is not None:
+            self.group.call(lambda consumer: _pause(consumer, partition, paused))
 
-    def _pause(self, partition: Partition, paused: bool) -> None:
-        from confluent_kafka import KafkaException, TopicPartition
 
-        assert self.group is not None
-        with self.group.borrowed() as consumer:
-            if consumer is None or partition.gone:
-                return
-            tp = TopicPartition(partition.topic, partition.number)
-            try:
-                (consumer.pause if paused else consumer.resume)([tp])
-            except (KafkaException, RuntimeError) as error:
-                # It went to another member in this moment.
-                log.debug("%s: partition %d: %s", self._name, partition.number, text_of(error))
+def _commit(consumer: Any, texts: list[tuple[str, int, int, str]]) -> dict[Where, Any]:
+    """On the poll thread: errors by partition."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    try:
+        answers = consumer.commit(offsets=[TopicPartition(*text) for text in texts], asynchronous=False)
+    except KafkaException as error:
+        if code_of(error) != _METADATA_TOO_LARGE or len(texts) == 1:
+            return {_ALL: error}
+    else:
+        return {(tp.topic, tp.partition): tp.error for tp in answers or () if tp.error is not None}
+    # One oversized partition fails the call, though the others were committed: tell them apart.
+    errors: dict[Where, Any] = {}
+    for text in texts:
+        errors.update({text[:2]: error for error in _commit(consumer, [text]).values()})
+    return errors
+
+
+def _pause(consumer: Any, partition: Partition, paused: bool) -> None:
+    """On the poll thread."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    if partition.gone:
+        return
+    try:
+        (consumer.pause if paused else consumer.resume)([TopicPartition(partition.topic, partition.number)])
+    except KafkaException as error:
+        # It went to another member in this moment.
+        log.debug("partition %d of %s: %s", partition.number, partition.topic, text_of(error))

@@ -10,15 +10,15 @@ A revocation waits for the loop to settle what runs (`Revocation`), with a limit
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from headrace.errors import HeadraceError
+from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
 from headrace.kafka.admin import EARLIEST, Admin, Where
 from headrace.kafka.faults import code_of, fatal_for_consumer, is_missing_topic, text_of
 from headrace.kafka.partition import Partition
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["GRACE", "Assigned", "Failed", "Group", "Item", "Revocation", "Told"]
 
 log = logging.getLogger("headrace.kafka")
+T = TypeVar("T")
 
 #: Seconds that attempts of revoked partitions get before they are cancelled, uncounted.
 GRACE: Final = 10.0
 #: Seconds without room after which partitions are paused; seconds between polls of a paused consumer.
 _PATIENCE: Final = 1.0
 _PAUSED_POLL: Final = 0.2
-#: Seconds that closing waits for calls of other threads.
-_BORROWED: Final = 60.0
+#: Seconds that a poll waits where nothing is under way, where something was in the last second, and where it lasts.
+IDLE_POLL: Final = 1.0
+_BUSY_POLL: Final = 0.02
+_LASTING_POLL: Final = 0.1
 #: Messages asked for at once.
 _BATCH: Final = 2000
 _OFFSET_OUT_OF_RANGE: Final = (-140, 1)  # _AUTO_OFFSET_RESET, OFFSET_OUT_OF_RANGE
@@ -149,11 +152,14 @@ class Group:
         self._closing = False
         self._rebuild = False
         self._paused = False
+        self._full_since = 0.0
+        self._active = self._looked = 0.0
+        #: The next offset of each partition's log, a second old at most.
+        self.ends: dict[Where, int] = {}
         self._gone_in_call: set[Where] = set()
         self._seen: dict[str, float] = {}
         self._thread: threading.Thread | None = None
-        self._users = 0
-        self._users_changed = threading.Condition()
+        self._calls: deque[tuple[Callable[[Any], Any], Future[Any]]] = deque()
         self.consumer: Any = None
 
     # Called by the loop
@@ -179,18 +185,13 @@ class Group:
             self._thread.join(seconds)
         return self._thread is None or not self._thread.is_alive()
 
-    @contextlib.contextmanager
-    def borrowed(self) -> Iterator[Any]:
-        """The consumer for a call from another thread, or ``None``; it is not closed meanwhile."""
-        with self._users_changed:
-            consumer = self.consumer
-            self._users += consumer is not None
-        try:
-            yield consumer
-        finally:
-            with self._users_changed:
-                self._users -= consumer is not None
-                self._users_changed.notify_all()
+    def call(self, function: Callable[[Any], T]) -> Future[T]:
+        """Have the poll thread call ``function(consumer)``, soon. The client lets one thread in at a time, and a thread
+        that polls again at once would keep any other out."""
+        future: Future[T] = Future()
+        self._calls.append((function, future))
+        self._space.set()
+        return future
 
     def took(self, items: int, size: int) -> None:
         """The loop took messages out of its buffer (negative: it put them back)."""
@@ -221,6 +222,22 @@ class Group:
             self._post(Failed(HeadraceError(f"{self.name}: the Kafka consumer ended: {text_of(error)}")))
         finally:
             self._close()
+            self._serve()
+
+    def _serve(self) -> None:
+        """Make the calls that the loop asked for."""
+        while self._calls:
+            function, future = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                if self.consumer is None:
+                    raise ConnectionFailed(f"{self.name}: the group has been left")
+                result = function(self.consumer)
+            except Exception as error:  # noqa: BLE001 - it belongs to who asked
+                future.set_exception(error)
+            else:
+                future.set_result(result)
 
     def _make(self) -> Any:
         from confluent_kafka import Consumer, KafkaException
@@ -228,29 +245,55 @@ class Group:
         try:
             consumer = Consumer({**self._config, "error_cb": self._on_error, "logger": log})
         except KafkaException as error:
-            from headrace.errors import ConfigurationError
-
             raise ConfigurationError(f"{self.name}: librdkafka refuses the configuration: {text_of(error)}") from error
         consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         return consumer
 
     def _step(self) -> None:
-        """One round: wait for room, poll, cross."""
+        """One round: serve, wait for room, poll, cross."""
+        self._space.clear()
+        self._serve()
         if not self.has_room():
-            self._space.clear()
-            if not self.has_room() and not self._closing and not self._space.wait(_PATIENCE):
-                self._keep_alive()
+            self._full_since = self._full_since or time.monotonic()
+            if self._closing or self._space.wait(_PATIENCE) or time.monotonic() - self._full_since < _PATIENCE:
+                return
+            self._keep_alive()
             return
+        self._full_since = 0.0
         consumer = self.consumer
         self._gone_in_call.clear()
         messages = consumer.consume(self._ask(), 0)
         if not messages:
-            message = consumer.poll(1.0)
+            message = consumer.poll(self._patience())
             if message is not None:
                 messages = [message, *consumer.consume(self._ask(), 0)]
         self.polled = time.monotonic()
+        if self.polled - self._looked >= 1.0:
+            self._looked = self.polled
+            self._look_at_ends()
         if messages:
+            self._active = self.polled
             self._cross(messages)
+
+    def _patience(self) -> float:
+        """How long a poll may keep a call of the loop waiting."""
+        if self._calls or self._closing:
+            return 0.0
+        if any(p.open or p.dirty or p.blocked for p in self.assigned.values()):
+            return _BUSY_POLL if time.monotonic() - self._active < 1.0 else _LASTING_POLL
+        return IDLE_POLL
+
+    def _look_at_ends(self) -> None:
+        """Where the logs end, as the last fetches told; feeds the lag."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        try:
+            self.ends = {
+                where: int(self.consumer.get_watermark_offsets(TopicPartition(*where), cached=True)[1])
+                for where in list(self.assigned)
+            }
+        except KafkaException as error:
+            log.debug("%s: %s", self.name, text_of(error))
 
     def _ask(self) -> int:
         """How many messages to take: not many more than there is room for in bytes, judged by those before."""
@@ -262,6 +305,7 @@ class Group:
         consumer = self.consumer
         self._set_paused(True)
         while not self._closing and not self._rebuild and not self.has_room():
+            self._serve()
             message = consumer.poll(_PAUSED_POLL)
             self.polled = time.monotonic()
             if message is not None:
@@ -509,16 +553,11 @@ class Group:
         consumer = self.consumer
         if consumer is None:
             return
-        with self._users_changed:
-            self.consumer = None
-            if not self._users_changed.wait_for(lambda: not self._users, _BORROWED):
-                # A commit that never returns: better a client that is not closed than one closed under its feet.
-                log.error("%s: the consumer is given up without leaving the group: a commit is stuck", self.name)
-                return
         try:
             consumer.close()
         except Exception as error:  # noqa: BLE001 - nothing depends on a clean end of a client that is given up
             log.warning("%s: the consumer did not close cleanly: %s", self.name, text_of(error))
+        self.consumer = None
 
     @staticmethod
     def _tps(partitions: Sequence[Partition]) -> list[Any]:

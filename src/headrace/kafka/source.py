@@ -423,8 +423,7 @@ class KafkaSource:
         group = self._group
         if group is None:
             return Progress(connected=False, detail="not opened")
-        with group.borrowed() as consumer:
-            events, seconds = (None, None) if consumer is None else lag(consumer, self._partitions)
+        events, seconds = lag(group.ends, self._partitions)
         detail = self._told
         for partition in self._partitions.values():
             if partition.blocked and partition.why == "map":

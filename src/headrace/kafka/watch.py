@@ -105,19 +105,16 @@ class Watch:
         self._task.cancel()
 
 
-def lag(consumer: Any, partitions: Mapping[Where, Partition]) -> tuple[int | None, float | None]:
-    """Events that are not done, by the high watermarks that came with the last fetches, and the age in seconds of the
-    oldest of them that is known. ``None`` where they are not known."""
-    from confluent_kafka import KafkaException, TopicPartition
-
+def lag(ends: Mapping[Where, int], partitions: Mapping[Where, Partition]) -> tuple[int | None, float | None]:
+    """Events that are not done, by the ends of the logs that came with the last fetches, and the age in seconds of the
+    oldest of them that is known; ``None`` where no fetch has told yet."""
     events = 0
     oldest = 0
-    for partition in partitions.values():
-        try:
-            _, high = consumer.get_watermark_offsets(TopicPartition(partition.topic, partition.number), cached=True)
-        except (KafkaException, RuntimeError):
+    for where, partition in partitions.items():
+        end = ends.get(where, -1)
+        if end < 0:
             return None, None
-        behind = max(0, high - partition.offsets.watermark())
+        behind = max(0, max(end, partition.offsets.next) - partition.offsets.watermark())
         events += behind
         stamp = partition.oldest() if behind else 0
         if stamp and (not oldest or stamp < oldest):
