@@ -154,6 +154,8 @@ class Target(NamedTuple):
     name: str
     run: Callable[[Message], list[Event]]
     seeds: list[Message]
+    configured: bool = False
+    """Its input is part of an app, not of a message."""
 
 
 def targets() -> list[Target]:
@@ -181,11 +183,12 @@ def targets() -> list[Target]:
             lambda message: mqtt.decode(_in_str(message.headers), message.body, tolerant=True),
             _messages(mqtt),
         ),
-        Target("CESQL", _expression, [Message((), expression) for expression in EXPRESSIONS]),
+        Target("CESQL", _expression, [Message((), expression) for expression in EXPRESSIONS], True),
         Target(
             "filters",
             _filters,
             [Message((), b'[{"all":[{"prefix":{"type":"a"}},{"not":{"sql":"n > 5"}}]},{"exact":{"id":"1"}}]')],
+            True,
         ),
     ]
 
@@ -307,4 +310,5 @@ def _held(target: Target, message: Message, place: str) -> list[Event]:
         taken = time.thread_time() - started
         used = tracemalloc.get_traced_memory()[1] - before
         assert taken < SECONDS, f"{taken * 1000:.0f} ms: {place}"
-        assert used < MEMORY_FACTOR * message.size + MEMORY_SPARE, f"{used} bytes: {place}"
+        # Expressions and filters come from the app, not from the wire, and are read once: their memory is not bounded.
+        assert target.configured or used < MEMORY_FACTOR * message.size + MEMORY_SPARE, f"{used} bytes: {place}"

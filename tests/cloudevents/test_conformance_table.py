@@ -1,0 +1,37 @@
+"""The conformance table of docs/cloudevents.md: every row names a test, and every test that is named exists."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.cloudevents.vectors import ROOT
+
+TABLE = (ROOT / "docs" / "cloudevents.md").read_text().partition("## Conformance")[2].partition("## Long runs")[0]
+ROWS = [
+    row for row in TABLE.splitlines() if row.startswith("| ") and not row.startswith(("| requirement", "| promise"))
+]
+
+
+@cache
+def defined_in(path: Path) -> set[str]:
+    return {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_names_tests_that_exist(row: str) -> None:
+    named = re.findall(r"`([\w./]+\.py)::(\w+)`", row)
+    assert named
+    for file, test in named:
+        path = ROOT / file if file.startswith("tests/") else ROOT / "tests" / "cloudevents" / file
+        assert test in defined_in(path), f"{file}::{test}"
+
+
+def test_the_table_is_long_enough_to_mean_something() -> None:
+    assert len(ROWS) > 100
