@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
+from uuid import uuid4
 
 import msgspec
 
@@ -43,6 +46,8 @@ CONFIG: Final = {
 OMITTED: Final = "omitted_bytes"
 _RESOLVED: Final = ("replayed", "dropped")
 _SCAN: Final = 200
+#: Seconds in which an update is tried again where others put it out, or nobody answers.
+_UPDATE_LIMIT: Final = 20.0
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(DeadLetter).decode
@@ -86,7 +91,12 @@ class KafkaDeadLetters:
         self._original = original
         self._entries: dict[str, _Entry] = {}
         self._table = CompactedTopic(self.topic, {**config, "isolation.level": "read_committed"}, self._apply)
-        self._transactional = {**transactional, "transactional.id": self.topic}
+        self._transactional = {
+            **transactional,
+            "transactional.id": self.topic,
+            "message.timeout.ms": "10000",
+            "transaction.timeout.ms": "15000",
+        }
         self._updater: Any = None
 
     async def open(self) -> None:
@@ -229,35 +239,41 @@ class KafkaDeadLetters:
     def _update(self, letter: DeadLetter, revision: Revision) -> bool:
         from confluent_kafka import KafkaException
 
+        mark = ("update", uuid4().bytes)
+        record = self._record(letter)
+        deadline = time.monotonic() + _UPDATE_LIMIT
         with self._table.lock:
-            for last in (False, True):
+            while True:
                 try:
                     updater = self._fencing()
                     self._table.catch_up()
                     entry = self._entries.get(letter.id)
                     if entry is None or entry.offset != revision:
-                        return False
-                    record = self._record(letter)
+                        # It may be our own, where the answer to an earlier try was lost.
+                        return entry is not None and self._has_mark(mark, entry.offset)
                     updater.begin_transaction()
-                    updater.produce(
-                        self.topic, record.value, record.key, 0, headers=list(record.headers), on_delivery=_ignore
-                    )
+                    headers = [*record.headers, mark]
+                    updater.produce(self.topic, record.value, record.key, 0, headers=headers, on_delivery=_ignore)
                     updater.commit_transaction(10.0)
                     self._table.catch_up()
                     return True
                 except KafkaException as error:
-                    # Fenced by another process, or an outage: whatever of it was written is aborted by the next one.
+                    # Put out by another process, or an outage: what was written of it the next one aborts or completes.
                     self._updater = None
-                    if last:
+                    if time.monotonic() > deadline:
                         raise StoreUnavailable(f"dead letter {letter.id} was not updated: {text_of(error)}") from error
-        raise AssertionError("unreachable")
+                    time.sleep(random.uniform(0.01, 0.2))
+
+    def _has_mark(self, mark: tuple[str, bytes], offset: int) -> bool:
+        message = self._table.at(offset)
+        return message is not None and mark in (message.headers() or ())
 
     def _fencing(self) -> Any:
         """The transactional producer; a new one puts out that of any other process."""
         if self._updater is None:
             from confluent_kafka import Producer as Client
 
-            updater = Client(self._transactional)
+            updater = Client({**self._transactional, "logger": log})
             updater.init_transactions(10.0)
             self._updater = updater
         return self._updater
