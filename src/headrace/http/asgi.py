@@ -63,7 +63,7 @@ class Routes:
             source.drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        source = self._routes.get(scope["path"])
+        source = self._routes.get(scope.get("path", ""))
         if source is None or scope["type"] != "http":
             await self._elsewhere(scope, receive, send)
             return

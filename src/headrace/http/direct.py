@@ -124,7 +124,7 @@ class Cycle:
         protocol.gone = None
         self.response_started = self.response_complete = True
         self._source.requests.add(answer.status, protocol.loop.time() - self._since)
-        if not self.disconnected and not protocol.transport.is_closing():
+        if not (self.disconnected or protocol.refused or protocol.transport.is_closing()):
             if answer is NO_CONTENT and self.keep_alive:
                 protocol.transport.write(protocol.guards.no_content)
             else:

@@ -32,7 +32,7 @@ LINGER: Final = 5.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. ``deadline`` is the loop's time at which the sweep ends it."""
+    """One connection. The sweep ends it at the loop's time ``deadline``, or ``unread`` where answers are not read."""
 
     guards: Guards  # of the subclass that a server makes for itself
 
@@ -40,14 +40,16 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **named)
         self.access_log = False
         self.deadline = NEVER
+        self.unread = NEVER
         self._in_head = False
         self._in_body = False
         self._chunk = 0
+        self._fresh = 0
         self._head_bytes = 0
         self._raw_bytes = 0
         self._body_bytes = 0
         self._refusal = 400
-        self._refused = False
+        self.refused = False
         self._lost = False
         self._advancing = False
         self.gone: Callable[[], None] | None = None
@@ -81,7 +83,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def expire(self) -> None:
         """The deadline is over: say so where a request is half read, then cut the connection off."""
-        if self._refused or self.transport.is_closing() or self.flow.write_paused:
+        if self.refused or self.transport.is_closing() or self.flow.write_paused:
             self.transport.abort()  # it does not even read what it is told
         elif self._in_head or (self._in_body and not self.cycle.response_started):
             part = "headers" if self._in_head else "body"
@@ -92,18 +94,24 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str, *, retry_after: float | None = None) -> None:
         """Answer in the server's own name and close; nothing more is read."""
-        self._refused = True
+        self.refused = True
         answer = problem(status, detail, headers=((b"connection", b"close"),), retry_after=retry_after)
         lines = [f"HTTP/1.1 {status} {TITLES[status]}\r\n".encode()]
         for name, value in (*self.server_state.default_headers, *answer.headers):
             lines += (name, b": ", value, b"\r\n")
         self.transport.write(b"".join((*lines, b"\r\n", answer.body)))
-        self.transport.close()
         self.deadline = self.guards.now + LINGER
+        if self.cycle is None or self.cycle.response_complete:
+            # Closing with unread bytes resets the connection, and the client may never see the answer: what it still
+            # sends is thrown away until it closes, or the deadline does.
+            self.flow.resume_reading()
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn calls this for whatever its parser refuses, an exception of our callbacks included."""
-        if self._refused:
+        if self.refused:
             return
         if self._refusal == 431:
             msg = f"the request's headers are larger than {self.guards.header_bytes} bytes"
@@ -112,13 +120,15 @@ class GuardedProtocol(HttpToolsProtocol):
     # Reading
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self.refused:
             return
         size = self._chunk = len(data)
         if self._in_head:
             self._head_bytes += size
         elif self._in_body:
             self._raw_bytes += size
+        else:
+            self._fresh = size
         super().data_received(data)
         if self._in_head:
             if self._head_bytes > self.guards.header_bytes:
@@ -133,7 +143,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.deadline = self.guards.now + self.guards.header_timeout
         self._in_head = True
-        self._head_bytes = self._raw_bytes = self._body_bytes = 0
+        # A message that begins with its chunk has the whole of it; what was pipelined before another is not counted.
+        self._head_bytes, self._fresh = self._fresh, 0
+        self._raw_bytes = self._body_bytes = 0
 
     def on_headers_complete(self) -> None:
         guards = self.guards
@@ -216,7 +228,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
         if self.pipeline:
             self._advance()
-        elif not self._in_body and not self._in_head and not self.flow.write_paused:
+        elif not self._in_body and not self._in_head:
             self.deadline = self.guards.now + self.guards.keep_alive
 
     def _advance(self) -> None:
@@ -237,12 +249,10 @@ class GuardedProtocol(HttpToolsProtocol):
         # A client that sends and does not read: nothing more is taken from it until it does.
         super().pause_writing()
         self.flow.pause_reading()
-        self.deadline = min(self.deadline, self.guards.now + self.guards.body_timeout)
+        self.unread = self.guards.now + self.guards.body_timeout
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if not self._in_head and not self._in_body:
-            self.deadline = self.guards.now + self.guards.keep_alive if self.cycle.response_complete else NEVER
+        self.unread = NEVER
+        if not self.transport.is_closing():
+            self.flow.resume_reading()

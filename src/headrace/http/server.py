@@ -85,7 +85,7 @@ class Guards:
         state.default_headers = [(b"date", date)]
         self.no_content = b"HTTP/1.1 204 No Content\r\ndate: " + date + b"\r\n\r\n"
         for connection in list(state.connections):
-            if connection.deadline <= self.now:  # type: ignore[union-attr]
+            if min(connection.deadline, connection.unread) <= self.now:  # type: ignore[union-attr]
                 connection.expire()  # type: ignore[union-attr]
         if not self.empty.is_set():
             self._timer = self._loop.call_later(1.0, self._sweep)
