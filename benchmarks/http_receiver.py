@@ -8,11 +8,10 @@ is counted; an answer other than 2xx ends the run.
     python -m benchmarks.http_receiver [--seconds 3] [--rounds 5] [--connections 64]
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -27,7 +26,7 @@ BODY = b'{"order":"o-000123","customer":"c-42","total":99.5,"currency":"EUR"}'
 HEADERS = {
     "content-type": "application/json",
     "ce-specversion": "1.0",
-    "ce-id": "0123456789",
+    "ce-id": "{id}",
     "ce-source": "/shop/orders",
     "ce-type": "order.created",
     "ce-subject": "o-000123",
@@ -48,24 +47,45 @@ def listening(port: int) -> None:
     print(json.dumps({"port": port}), flush=True)
 
 
-async def serve_headrace(engine: bool) -> None:
+async def serve_headrace() -> None:
+    """The whole of it: server, receiver, engine, in-memory ledger, a handler that does nothing."""
+    from headrace import App, Event
+    from headrace.http import Receiver
     from headrace.http.asgi import Routes
     from headrace.http.server import Server
 
-    routes = Routes()
-    if engine:
-        raise SystemExit("the engine's row needs headrace.app")
+    app = App("bench", store="memory://")
+
+    @app.on(Receiver("/events"))
+    async def received(event: Event) -> None:
+        assert event.id
+
+    async with app.running() as worker:
+        routes = Routes()
+        for source in worker.receivers:
+            routes.add(source)
+        server = Server(routes, "127.0.0.1", 0)
+        await server.open()
+        listening(server.address[1])
+        await asyncio.Event().wait()
+
+
+async def serve_source() -> None:
+    """Server and receiver without the engine: what the transport itself costs."""
     from headrace.engine.broker import Binding
     from headrace.engine.delivery import ACK
     from headrace.engine.source import Credit
     from headrace.http import Receiver
+    from headrace.http.asgi import Routes
+    from headrace.http.server import Server
 
     credit = Credit(1024, 64 * 1024 * 1024)
     binding = Binding(
         app="bench", handler="received", keyed=False, concurrency=1024, prefetch=credit, parked=credit, timeout=30.0
     )
-    source = Receiver("/events").bind(binding)
+    source: Any = Receiver("/events").bind(binding)
     await source.open()
+    routes = Routes()
     routes.add(source)
     server = Server(routes, "127.0.0.1", 0)
     await server.open()
@@ -97,12 +117,8 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
 
 
 def fastapi_app() -> Any:
+    from cloudevents.v1.http import from_http  # its newer API takes some ten per cent longer
     from fastapi import FastAPI, Request, Response
-
-    try:
-        from cloudevents.v1.http import from_http
-    except ImportError:
-        from cloudevents.http import from_http
 
     app = FastAPI()
 
@@ -112,15 +128,16 @@ def fastapi_app() -> Any:
         assert event["id"]
         return Response(status_code=204)
 
-    globals()["Request"] = Request
     return app
 
 
 def serve(name: str) -> None:
     import uvloop
 
-    if name.startswith("headrace"):
-        uvloop.run(serve_headrace(name == "headrace"))
+    if name == "headrace":
+        uvloop.run(serve_headrace())
+    elif name == "headrace-source":
+        uvloop.run(serve_source())
     else:
         uvloop.run(serve_uvicorn(bare if name == "asgi" else fastapi_app()))
 
@@ -129,10 +146,12 @@ def serve(name: str) -> None:
 
 
 class Client(asyncio.Protocol):
-    """One keep-alive connection: the next request leaves when the answer to the last one is whole."""
+    """One keep-alive connection: the next request leaves when the answer to the last one is whole. Every id is new."""
 
-    def __init__(self, request: bytes, tally: dict[str, int], until: float) -> None:
-        self.request = request
+    numbers = itertools.count()
+
+    def __init__(self, request: tuple[bytes, bytes], tally: dict[str, int], until: float) -> None:
+        self.head, self.rest = request
         self.tally = tally
         self.until = until
         self.buffer = b""
@@ -140,7 +159,10 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        transport.write(self.request)
+        self.send()
+
+    def send(self) -> None:
+        self.transport.write(b"%b%016d%b" % (self.head, next(self.numbers), self.rest))
 
     def data_received(self, data: bytes) -> None:
         buffer = self.buffer + data
@@ -158,7 +180,7 @@ class Client(asyncio.Protocol):
         status = head[9:12].decode()
         self.tally[status] = self.tally.get(status, 0) + 1
         if time.monotonic() < self.until:
-            self.transport.write(self.request)
+            self.send()
         else:
             self.transport.close()
 
@@ -170,7 +192,10 @@ class Client(asyncio.Protocol):
 async def load(port: int, connections: int, seconds: float) -> dict[str, int]:
     fields = {"host": f"127.0.0.1:{port}", "content-length": str(len(BODY)), **HEADERS}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    request = f"POST /events HTTP/1.1\r\n{head}\r\n".encode() + BODY
+    # Ids go on where an earlier load of the same server ended.
+    Client.numbers = itertools.count(time.monotonic_ns())
+    first, rest = f"POST /events HTTP/1.1\r\n{head}\r\n".encode().split(HEADERS["ce-id"].encode())
+    request = (first, rest + BODY)
     tally: dict[str, int] = {}
     loop = asyncio.get_running_loop()
     until = time.monotonic() + seconds
@@ -207,12 +232,13 @@ def python_for(name: str) -> str | None:
 
 def measure(name: str, python: str, *, seconds: float, connections: int) -> dict[str, float]:
     """One round against a fresh server process."""
-    command = [python, str(Path(__file__)), "--serve", name]
+    # -P: a neighbour of this file must not be taken for the SDK.
+    command = [python, "-P", str(Path(__file__)), "--serve", name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             port = json.loads(server.stdout.readline())["port"]
-            loader = [sys.executable, str(Path(__file__)), "--load", str(port), "--connections", str(connections)]
+            loader = [sys.executable, "-P", str(Path(__file__)), "--load", str(port), "--connections", str(connections)]
             subprocess.run([*loader, "--seconds", "0.5"], check=True, capture_output=True)
             before, begun = cpu_seconds(server.pid), time.monotonic()
             out = subprocess.run([*loader, "--seconds", str(seconds)], check=True, capture_output=True, text=True)
@@ -229,23 +255,18 @@ def measure(name: str, python: str, *, seconds: float, connections: int) -> dict
 def run(*, seconds: float = 3.0, rounds: int = 5, connections: int = 64) -> dict[str, Any]:
     """All rows, interleaved; medians and the ratio to FastAPI with the SDK."""
     results: dict[str, list[dict[str, float]]] = {}
-    missing = []
-    for name in SERVERS:
-        if name == "headrace":
-            continue
-        if python_for(name) is None:
-            missing.append(name)
+    pythons = {name: python_for(name) for name in SERVERS}
     for _ in range(rounds):
         for name in SERVERS:
-            python = python_for(name)
-            if name == "headrace" or python is None:
+            python = pythons[name]
+            if python is None:
                 continue
             results.setdefault(name, []).append(measure(name, python, seconds=seconds, connections=connections))
     rows = {
         name: {key: statistics.median(result[key] for result in measured) for key in measured[0]}
         for name, measured in results.items()
     }
-    return {"rows": rows, "missing": missing, "raw": results}
+    return {"rows": rows, "missing": [name for name, python in pythons.items() if python is None], "raw": results}
 
 
 def main() -> None:
