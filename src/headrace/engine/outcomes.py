@@ -355,7 +355,8 @@ class Outcomes:
                 self.runner.free_lane(delivery)
                 self.unmarked(delivery, Outcome("retry", delay=delay))
             else:
-                if self.handler.order == "release":
+                # A lane that the source gave by default (a record key) is held too, unless the user released it.
+                if self.handler.retry.order == "release":
                     self.runner.free_lane(delivery)
                     delivery._lane = None
                 self.runner.park(delivery, due)
