@@ -241,13 +241,13 @@ async def test_a_namespace_that_appears_is_watched_where_rights_are_per_namespac
     body = {"metadata": {"name": name}, "subjects": subjects, "roleRef": reference}
     await actor.create(f"clusterrolebindings.{group}", body)
     async with Watching(Watch("configmaps", kubeconfig=str(cluster.kubeconfig_for(PLAIN)))) as seen:
-        await actor.configmap("here")
-        await seen.until(told("here", "add"))
+        await actor.configmap("granted")
+        await seen.until(told("granted", "add"))
         later = Actor(cluster.kubeconfig)
         await later.begin()
         await grant(later, "plain", ["configmaps"])
-        await later.configmap("there")
-        await seen.until(told("there", "add"))
+        await later.configmap("granted-later")
+        await seen.until(told("granted-later", "add"))
         await later.close()
     await actor.delete(f"clusterrolebindings.{group}", name)
 
