@@ -1,6 +1,7 @@
 """The event: its constructor, its attributes, its data, and what may never be changed."""
 
 import copy
+import enum
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -125,6 +126,21 @@ def test_dataschema_must_be_an_absolute_uri() -> None:
 def test_datacontenttype_must_be_a_media_type(content_type: str) -> None:
     with pytest.raises(InvalidEvent, match="datacontenttype"):
         event(datacontenttype=content_type)
+
+
+def test_text_of_an_enumeration_is_plain_text() -> None:
+    class Kind(str, enum.Enum):  # noqa: UP042 - the older way, whose str() is the member's name
+        CREATED = "order.created"
+
+    made = event(type=Kind.CREATED, ext=Kind.CREATED).replace(subject=Kind.CREATED)
+    assert {type(made[name]) for name in ("type", "ext", "subject")} == {str}
+    assert made.attributes["type"] == made.attributes["ext"] == made.subject == "order.created"
+
+
+def test_any_name_may_be_given_to_the_constructor() -> None:
+    names = {"self": "x", "cls": "y", "name": "z", "value": "v", "kwargs": "k", "extensions": "e"}
+    assert names.items() <= event(**names).attributes.items()
+    assert names.items() <= event().replace(**names).attributes.items()
 
 
 def test_time_given_as_text_is_kept_as_it_is() -> None:

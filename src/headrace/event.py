@@ -73,6 +73,7 @@ class Event:
 
     def __init__(
         self,
+        /,
         type: str,
         source: str,
         data: Any = None,
@@ -100,12 +101,11 @@ class Event:
         if dataschema is not None:
             attributes["dataschema"] = dataschema
         for name, value in attributes.items():
-            check_value(name, value)
+            attributes[name] = _checked(name, value)
         for name, extension in extensions.items():
             if extension is not None:
                 check_name(name)
-                check_value(name, extension)
-                attributes[name] = extension
+                attributes[name] = _checked(name, extension)
         self._attributes = attributes
         self._made_id = id is None
         self._set_data(data)
@@ -303,7 +303,7 @@ class Event:
 
     # Values
 
-    def replace(self, *, data: Any = _KEEP, **attributes: Attribute | None) -> Event:
+    def replace(self, /, *, data: Any = _KEEP, **attributes: Attribute | None) -> Event:
         """A copy with other attributes; None removes one. Data is shared unless `data` is given.
 
         Raises:
@@ -317,8 +317,7 @@ class Event:
             check_name(name)
             if name == "time" and isinstance(value, (str, datetime)):
                 value = _time_text(value)
-            check_value(name, value)
-            merged[name] = value
+            merged[name] = _checked(name, value)
         check_required(merged)
         copy = Event._formed(merged, self._raw, self._data, self._form)
         copy._made_id = self._made_id and "id" not in attributes
@@ -386,6 +385,14 @@ def _restore(attributes: dict[str, Any], raw: bytes | None, form: Form, made_id:
     event = Event._formed(attributes, raw, PENDING, form)
     event._made_id = made_id
     return event
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A value that an attribute may have; text of a subclass of str, such as an enumeration's, as plain str."""
+    if isinstance(value, str) and value.__class__ is not str:
+        value = value[:]
+    check_value(name, value)
+    return value
 
 
 def _time_text(time: datetime | str) -> str:

@@ -30,7 +30,6 @@ names = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=24)
             "specversion",
             "datacontenttype",
             "dataschema",
-            "self",
         )
     )
 )

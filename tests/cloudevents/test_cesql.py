@@ -278,6 +278,16 @@ def test_functions_of_the_user_are_called_by_signature() -> None:
     assert error("DOUBLE()", **functions) == (False, "missingFunction")
 
 
+def test_a_callable_that_cannot_be_hashed_is_a_function() -> None:
+    class Twice:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, number: int) -> int:
+            return number * 2
+
+    assert value("TWICE(2)", TWICE=Twice()) == 4
+
+
 def test_functions_of_one_name_differ_in_their_number_of_arguments() -> None:
     def one(a: str) -> str:
         return "one"

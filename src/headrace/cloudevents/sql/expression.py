@@ -103,8 +103,14 @@ class Expression:
     def _compiled(self, functions: Mapping[str, Any]) -> Compiled:
         if not functions:
             return self._plain
-        key = frozenset((name, tuple(given) if isinstance(given, list) else given) for name, given in functions.items())
-        compiled = self._bound.get(key)
+        try:
+            key = frozenset(
+                (name, tuple(given) if isinstance(given, list) else given) for name, given in functions.items()
+            )
+            compiled = self._bound.get(key)
+        except TypeError:
+            # A callable need not be hashable; it only costs that it is bound each time.
+            return compile_tree(self._tree, _known(functions))
         if compiled is None:
             compiled = compile_tree(self._tree, _known(functions))
             if len(self._bound) >= _BOUND_LIMIT:
