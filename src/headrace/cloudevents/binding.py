@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from headrace.cloudevents import json
 from headrace.cloudevents.data import BODY, JSON, PENDING
-from headrace.cloudevents.headervalue import percent_decoded, percent_encoded, value_text
+from headrace.cloudevents.headervalue import is_safe, percent_decoded, percent_encoded, value_text
 from headrace.cloudevents.media import media
 from headrace.cloudevents.types import (
     canonical,
@@ -215,22 +215,23 @@ class Binding:
             InvalidEvent: the data given to the event's constructor cannot be encoded.
         """
         body = event.raw
+        prefix = self.prefix
         headers: list[tuple[str, Any]] = []
         declared: str | None = None
         for name, value in event._attributes.items():
+            text = value if value.__class__ is str else canonical(value)
             if name == "datacontenttype":
-                declared = value
-                continue
-            text = canonical(value)
-            headers.append((self.prefix + name, percent_encoded(text) if self.percent_encoded else text))
+                declared = text
+            else:
+                headers.append((prefix + name, text))
         if declared is None and event._form is JSON:
             declared = "application/json"
-        if declared is not None:
-            if self.content_type == "spelled":
-                text = percent_encoded(declared) if self.percent_encoded else declared
-                headers.append((self.prefix + "datacontenttype", text))
-            else:
-                headers.append((CONTENT_TYPE, declared))
+        if declared is not None and self.content_type == "spelled":
+            headers.append((prefix + "datacontenttype", declared))
+        if self.percent_encoded and not is_safe("".join([text for _, text in headers])):
+            headers = [(name, percent_encoded(text)) for name, text in headers]
+        if declared is not None and self.content_type != "spelled":
+            headers.append((CONTENT_TYPE, declared))
         return self._written(headers), self.absent_body if body is None else body
 
     def structured(self, event: Event) -> tuple[list[tuple[str, Any]], bytes]:

@@ -19,9 +19,14 @@ _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _QUOTED_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
+def is_safe(text: str) -> bool:
+    """Whether text has nothing to encode; several times quicker than to search for it."""
+    return text.isascii() and text.isprintable() and " " not in text and "%" not in text and '"' not in text
+
+
 def percent_encoded(text: str) -> str:
     """Text with space, `"`, `%` and everything outside U+0021-007E percent-encoded as UTF-8, upper-case."""
-    if _UNSAFE.search(text) is None:
+    if is_safe(text):
         return text
     return _UNSAFE.sub(lambda found: "".join([f"%{byte:02X}" for byte in found.group().encode("utf-8")]), text)
 
