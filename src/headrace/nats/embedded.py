@@ -24,6 +24,7 @@ from headrace.errors import ConfigurationError, ConnectionFailed
 
 __all__ = ["Embedded", "binary"]
 
+_READY: Final = "Server is ready"
 _READY_WITHIN: Final = 10.0
 _STOP_WITHIN: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -104,7 +105,8 @@ class Embedded:
         while time.monotonic() < end:
             if self._process.poll() is not None:
                 return False
-            if _answers(port):
+            # Its own word, not an answer on the port: another server may have taken that.
+            if _READY in self._log():
                 return True
             time.sleep(0.01)
         return False
@@ -152,12 +154,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    """The server greets with INFO once it serves."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as link:
-            return link.recv(4) == b"INFO"
-    except OSError:
-        return False

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from headrace.cloudevents.data import is_json_text
-from headrace.cloudevents.nats import read
 from headrace.engine.delivery import Delivery, Original
-from headrace.errors import InvalidEvent
 from headrace.event import Event
 from headrace.nats.wire import header_pairs
 
-__all__ = ["Incarnation", "JetStreamDelivery", "decode", "facts", "original_headers", "prefix_of"]
+__all__ = ["Incarnation", "JetStreamDelivery", "facts", "original_headers", "plain", "prefix_of"]
 
 #: Headers that the server adds on the way, which the stored message does not have.
 _ADDED: Final = ("nats-pin-id",)
@@ -103,22 +101,6 @@ def original_headers(block: bytes) -> list[tuple[str, bytes]]:
         for name, value in header_pairs(block)
         if name.lower() not in _ADDED
     ]
-
-
-def decode(block: bytes, body: bytes) -> Event | None:
-    """The event of a message, or ``None`` where it is no CloudEvent.
-
-    Raises:
-        InvalidEvent: it says that it is one, and is not.
-    """
-    pairs: Any = header_pairs(block)
-    # A content-type header on NATS is sdk-go's dialect, which only the tolerant profile reads.
-    if b"ontent-" not in block:
-        try:
-            return read(pairs, body)
-        except InvalidEvent:
-            return read(pairs, body, tolerant=True)
-    return read(pairs, body, tolerant=True)
 
 
 def plain(subject: bytes, block: bytes, body: bytes, source: str, id: str, wants_bytes: bool) -> Event:

@@ -24,9 +24,10 @@ from headrace.engine.source import Credit, Progress
 from headrace.errors import InvalidEvent, StoreUnavailable
 from headrace.nats import consumers
 from headrace.nats.api import ApiError
+from headrace.nats.blocks import decode
 from headrace.nats.client import NoResponders, Silent, publication
 from headrace.nats.consumers import GROUP
-from headrace.nats.message import JetStreamDelivery, decode, facts, plain
+from headrace.nats.message import JetStreamDelivery, facts, plain
 from headrace.nats.pulls import EXPIRES, HEARTBEAT
 from headrace.nats.source import JetStreamSource
 from headrace.nats.wire import Tap, header_pairs, status

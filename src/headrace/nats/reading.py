@@ -89,6 +89,9 @@ async def read_stream(
                         large = publication(pull.split(b" ", 2)[1], tap._subject.encode(), b"", request)
                         left = 1 if connection.written(large) else 0
                         continue
+                    if found[0] == 409 and "batch completed" in found[1].lower():
+                        left -= int(found[2].get("Nats-Pending-Messages", "0"))
+                        continue
                     if found[0] in (404, 408):
                         return
                     raise Silent(f"stream {stream} cannot be read: {found[0]} {found[1]}")

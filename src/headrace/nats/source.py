@@ -21,8 +21,9 @@ from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
 from headrace.nats import consumers
 from headrace.nats.acks import Acks
 from headrace.nats.api import ApiError
+from headrace.nats.blocks import decode
 from headrace.nats.client import Silent, publication
-from headrace.nats.message import Incarnation, JetStreamDelivery, decode, facts, plain, prefix_of
+from headrace.nats.message import Incarnation, JetStreamDelivery, facts, plain, prefix_of
 from headrace.nats.pulls import EXPIRES, HEARTBEAT, Window
 from headrace.nats.streams import incarnation
 from headrace.nats.wire import Tap, status
@@ -84,7 +85,7 @@ class JetStreamSource:
         self._credit = Credit(0, 0)
         self._last_reply = b""
         self._left = 0
-        self._left_at = 0.0
+        self._delivered = (0, 0)
         self._expired = 0
         self._detail = ""
         self._recovering: asyncio.Task[None] | None = None
@@ -136,8 +137,8 @@ class JetStreamSource:
             self._incarnation = found
         self._whole = not self._wanted.subject or [self._wanted.subject] == stream["config"].get("subjects")
         self._floor = info["ack_floor"]["stream_seq"]
+        self._delivered = (info["delivered"]["stream_seq"], info["delivered"]["consumer_seq"])
         self._left = info.get("num_pending", 0)
-        self._left_at = time.monotonic()
         config = info["config"]
         self._window.maximum_batch = config.get("max_batch") or 0
         self._window.maximum_bytes = config.get("max_bytes") or 0
@@ -421,16 +422,17 @@ class JetStreamSource:
             self._recover("the stream was deleted or created anew")
             return
         self._floor = max(self._floor, info["ack_floor"]["stream_seq"])
+        before, self._delivered = self._delivered, (info["delivered"]["stream_seq"], info["delivered"]["consumer_seq"])
         first = stream["state"]["first_seq"]
-        lost = first - 1 - max(info["delivered"]["stream_seq"], self._floor)
-        if lost > 0 and self._loses(stream):
-            # What other subjects share of the stream is not known: at most what was unread at the last look.
+        deliveries = self._delivered[1] - before[1]
+        if first - 1 > before[0] and deliveries >= 0 and self._loses(stream):
+            # A purge moves the consumer along, so the count is of what lay ahead at the last look and never came.
+            lost = max(self._delivered[0], first - 1) - before[0] - deliveries
+            # What other subjects share of the stream is not known: at most what was unread then.
             lost = lost if self._whole else min(lost, self._left)
-            if lost:
+            if lost > 0:
                 self._count_expired(lost, first)
-            self._floor = max(self._floor, first - 1)
         self._left = info.get("num_pending", 0)
-        self._left_at = time.monotonic()
         if not self._left:
             self._last_reply = b""
 

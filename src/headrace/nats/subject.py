@@ -16,8 +16,9 @@ from headrace.cloudevents.nats import binary
 from headrace.engine.delivery import Delivery, Original
 from headrace.engine.source import Credit, Progress
 from headrace.errors import HeadraceError, InvalidEvent, Reject, RetryAfter
+from headrace.nats.blocks import decode
 from headrace.nats.client import Silent, publication
-from headrace.nats.message import decode, original_headers, plain
+from headrace.nats.message import original_headers, plain
 from headrace.nats.publisher import header_block
 from headrace.nats.wire import Tap
 
