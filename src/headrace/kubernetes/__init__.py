@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headrace.kubernetes.change import Change as Change
+    from headrace.kubernetes.cluster import Cluster as Cluster
+    from headrace.kubernetes.guard import Budget as Budget
+    from headrace.kubernetes.guard import RepairRefused as RepairRefused
     from headrace.kubernetes.lease import Lease as Lease
     from headrace.kubernetes.lease import LeaseLost as LeaseLost
     from headrace.kubernetes.status import ApiError as ApiError
@@ -17,13 +20,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ApiError": "headrace.kubernetes.status",
+    "Budget": "headrace.kubernetes.guard",
     "Change": "headrace.kubernetes.change",
+    "Cluster": "headrace.kubernetes.cluster",
     "Lease": "headrace.kubernetes.lease",
     "LeaseLost": "headrace.kubernetes.lease",
+    "RepairRefused": "headrace.kubernetes.guard",
     "Watch": "headrace.kubernetes.watch",
 }
 
-__all__ = ["ApiError", "Change", "Lease", "LeaseLost", "Watch"]
+__all__ = ["ApiError", "Budget", "Change", "Cluster", "Lease", "LeaseLost", "RepairRefused", "Watch"]
 
 
 def __getattr__(name: str) -> object:

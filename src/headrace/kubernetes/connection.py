@@ -55,6 +55,11 @@ class Connection:
         connection._users += 1
         return connection
 
+    @staticmethod
+    def shared(cluster: ClusterConfig) -> Connection | None:
+        """The connection that watches of the running loop hold open, if any; not counted, not to be released."""
+        return _open.get(asyncio.get_running_loop(), {}).get(cluster)
+
     async def release(self) -> None:
         """Give it back; the last user's release closes it."""
         self._users -= 1

@@ -134,6 +134,7 @@ class Elector:
     Attributes:
         identity: this process, unlike any other start of it.
         holder: who held the lease when we last looked.
+        term: how often this process has become the leader.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Elector:
     ) -> None:
         self.identity = f"{socket.gethostname()}_{secrets.token_hex(8)}"
         self.holder = ""
+        self.term = 0
         self.lost: list[Callable[[str], None]] = []
         self._client = client
         self._name = name
@@ -298,6 +300,7 @@ class Elector:
         self._timer = loop.call_later(left, self._lose, "it could not be renewed in time")
         if not self._leading.is_set():
             _log.info("lease %s: this replica leads", self._name)
+            self.term += 1
             self._leading.set()
 
     def _lose(self, why: str) -> None:
