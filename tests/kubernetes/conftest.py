@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.kubernetes.actor import Actor
-from tests.kubernetes.apiserver import ApiServer
+from tests.servers.apiserver import ApiServer
 from tests.servers.process import Unavailable
 
 

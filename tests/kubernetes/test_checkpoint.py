@@ -12,8 +12,8 @@ from headrace.kubernetes import Watch
 from headrace.kubernetes.index import Identity, Index
 from headrace.kubernetes.store import Delta
 from tests.kubernetes.actor import Actor
-from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.watching import Notebook, Watching, told
+from tests.servers.apiserver import ApiServer
 
 
 def watch_of(cluster: ApiServer, actor: Actor, **settings: object) -> Watch:

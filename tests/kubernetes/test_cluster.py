@@ -12,8 +12,8 @@ from headrace.errors import ConfigurationError
 from headrace.kubernetes import ApiError, Budget, Cluster, RepairRefused, Watch
 from headrace.kubernetes.guard import Action, Guard
 from tests.kubernetes.actor import Actor
-from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.watching import Watching, told
+from tests.servers.apiserver import ApiServer
 
 TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "none"}]}}
 DEPLOYMENT = {

@@ -13,9 +13,9 @@ from headrace.kubernetes.objects import decode_page
 from headrace.kubernetes.reflector import Present, Reflector, Timing
 from headrace.kubernetes.status import ApiError
 from tests.kubernetes.actor import Actor
-from tests.kubernetes.apiserver import OTHER, PLAIN, ApiServer
 from tests.kubernetes.relay import Relay
 from tests.kubernetes.watching import SHORT, Notebook, Watching, eventually, told
+from tests.servers.apiserver import OTHER, PLAIN, ApiServer
 
 CRD = {
     "metadata": {"name": "wheels.mill.example.com"},

@@ -5,8 +5,8 @@ import pytest
 from headrace.engine.delivery import ACK
 from headrace.kubernetes import Watch
 from tests.kubernetes.actor import Actor
-from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.watching import Notebook, Watching, told, verb
+from tests.servers.apiserver import ApiServer
 
 
 async def test_an_object_is_added_updated_and_deleted(cluster: ApiServer, actor: Actor) -> None:
