@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from headrace.http.answers import NO_CONTENT, TITLES, Answer, Refused, problem
@@ -54,13 +55,11 @@ class Cycle:
 
     message_event = _Nobody()
 
-    def __init__(
-        self, protocol: GuardedProtocol, source: HttpSource, headers: Headers, keep_alive: bool, since: float
-    ) -> None:
+    def __init__(self, protocol: GuardedProtocol, source: HttpSource, headers: Headers, keep_alive: bool) -> None:
         self._protocol = protocol
         self._source = source
         self._headers = headers
-        self._since = since
+        self._since = perf_counter()  # uvloop's own clock ticks in milliseconds
         self._fields: dict[bytes, bytes] = {}
         self._deliveries: Sequence[HttpDelivery] = ()
         self.keep_alive = keep_alive
@@ -123,7 +122,7 @@ class Cycle:
         protocol = self._protocol
         protocol.gone = None
         self.response_started = self.response_complete = True
-        self._source.requests.add(answer.status, protocol.loop.time() - self._since)
+        self._source.requests.add(answer.status, perf_counter() - self._since)
         if not (self.disconnected or protocol.refused or protocol.transport.is_closing()):
             if answer is NO_CONTENT and self.keep_alive:
                 protocol.transport.write(protocol.guards.no_content)

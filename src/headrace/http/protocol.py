@@ -101,7 +101,7 @@ class GuardedProtocol(HttpToolsProtocol):
             lines += (name, b": ", value, b"\r\n")
         self.transport.write(b"".join((*lines, b"\r\n", answer.body)))
         self.deadline = self.guards.now + LINGER
-        if self.cycle is None or self.cycle.response_complete:
+        if status != 503 and (self.cycle is None or self.cycle.response_complete):
             # Closing with unread bytes resets the connection, and the client may never see the answer: what it still
             # sends is thrown away until it closes, or the deadline does.
             self.flow.resume_reading()
@@ -176,7 +176,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _begin(self, source: HttpSource) -> None:
         previous = self.cycle
         keep_alive = self.parser.should_keep_alive()
-        cycle = Cycle(self, source, self.headers, keep_alive, self.loop.time())
+        cycle = Cycle(self, source, self.headers, keep_alive)
         self.headers = []  # trailers are no headers of the event
         self.cycle = self._direct = cycle  # type: ignore[assignment]
         if previous is None or previous.response_complete:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from headrace.cloudevents.http import decode
@@ -84,8 +85,7 @@ class Lifeline:
 
 async def exchange(ingress: Ingress, scope: Scope, receive: Receive, send: Send) -> None:
     """Read, judge, hand over, answer. ASGI 3, scope type ``http``."""
-    loop = asyncio.get_running_loop()
-    since = loop.time()
+    since = perf_counter()
     receiver = ingress.receiver
     headers: Headers = scope["headers"]
     try:
@@ -103,7 +103,7 @@ async def exchange(ingress: Ingress, scope: Scope, receive: Receive, send: Send)
         answer = refused.answer()
     except Gone:
         return
-    ingress.requests.add(answer.status, loop.time() - since)
+    ingress.requests.add(answer.status, perf_counter() - since)
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     await send({"type": "http.response.body", "body": answer.body})
 
