@@ -19,13 +19,25 @@ from headrace.testing.conformance.records import (
     DeadLetterConformance,
     SuspectConformance,
 )
+from headrace.testing.conformance.sources import (
+    DecodingConformance,
+    HistoryConformance,
+    RetryConformance,
+    SettlementConformance,
+    SourceConformance,
+)
 
 __all__ = [
     "CheckpointConformance",
     "DeadLetterConformance",
+    "DecodingConformance",
     "DurableLedgerConformance",
+    "HistoryConformance",
     "LedgerConformance",
     "OutageConformance",
+    "RetryConformance",
+    "SettlementConformance",
     "SharedLedgerConformance",
+    "SourceConformance",
     "SuspectConformance",
 ]
