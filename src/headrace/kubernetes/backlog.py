@@ -82,7 +82,7 @@ class Backlog:
         change = queue.popleft()
         if not queue:
             del self._queues[key]
-        self._uncount(change, queue)
+        self._forget(change)
         self._out.add(key)
         return change
 
@@ -98,7 +98,7 @@ class Backlog:
         queue = self._queues[change.key] = deque()
         self._append(queue, change)
         for following in later or ():
-            self._uncount(following, ())
+            self._forget(following)
             self._merge(queue, following)
         if not queue:
             del self._queues[change.key]
@@ -137,16 +137,14 @@ class Backlog:
         queue.append(change)
         self.size += _size(change)
         if change.verb == "delete" and len(queue) > 1 and queue[-2].verb == "add":
+            change.untold = True
             self._untold += 1
 
-    def _pop(self, queue: deque[Delta]) -> Delta:
-        change = queue.pop()
-        self._uncount(change, queue)
-        return change
-
-    def _uncount(self, change: Delta, rest: deque[Delta] | tuple[()]) -> None:
+    def _forget(self, change: Delta) -> None:
+        """It left its queue."""
         self.size -= _size(change)
-        if change.verb == "add" and rest and rest[0].verb == "delete":
+        if change.untold:
+            change.untold = False
             self._untold -= 1
 
     def _merge(self, queue: deque[Delta], change: Delta) -> None:
@@ -166,9 +164,9 @@ class Backlog:
             return
         if change.verb == "delete" and last.verb == "update":
             change.previous = last.previous if last.previous is not None else change.previous
-            self._pop(queue)
+            self._forget(queue.pop())
         elif change.verb == "delete" and last.verb == "add" and (len(queue) >= _PER_KEY or self._untold >= _UNTOLD):
-            self.size -= _size(queue.pop())
+            self._forget(queue.pop())
             return
         if not change.minor:
             self._append(queue, change)

@@ -39,8 +39,8 @@ class Delta:
     """One thing that happened to one object, for one handler.
 
     ``raw`` is the object's JSON, ``None`` for a synthetic delete (``unknown``: its final state is not known).
-    ``version`` is of this state; for a synthetic delete the last one known. ``minor``: none of the fields that count
-    has changed.
+    ``version`` is of this state; for a synthetic delete the last one known. ``untold``: a delete that waits behind
+    the add of its object. ``minor``: none of the fields that count has changed.
     """
 
     __slots__ = (
@@ -55,6 +55,7 @@ class Delta:
         "resync",
         "uid",
         "unknown",
+        "untold",
         "verb",
         "version",
     )
@@ -72,6 +73,7 @@ class Delta:
         self.deselected = False
         self.unknown = False
         self.minor = False
+        self.untold = False
         self.observed = 0.0
 
     def __repr__(self) -> str:
