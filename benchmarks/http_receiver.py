@@ -266,7 +266,14 @@ def run(*, seconds: float = 3.0, rounds: int = 5, connections: int = 64) -> dict
         name: {key: statistics.median(result[key] for result in measured) for key in measured[0]}
         for name, measured in results.items()
     }
-    return {"rows": rows, "missing": [name for name, python in pythons.items() if python is None], "raw": results}
+    peer = rows.get("fastapi")
+    ratios = {name: row["per_core"] / peer["per_core"] for name, row in rows.items()} if peer else {}
+    return {
+        "rows": rows,
+        "ratio_to_fastapi": ratios,
+        "missing": [name for name, python in pythons.items() if python is None],
+        "raw": results,
+    }
 
 
 def main() -> None:
@@ -287,7 +294,9 @@ def main() -> None:
     else:
         results = run(seconds=given.seconds, rounds=given.rounds, connections=given.connections)
         for name, row in results["rows"].items():
-            print(f"{name:16s} {row['per_core']:9.0f} /core  {row['cpu_us']:6.1f} µs  {row['per_second']:9.0f} /s")
+            ratio = results["ratio_to_fastapi"].get(name)
+            shown = f"  {ratio:4.1f} x fastapi" if ratio else ""
+            print(f"{name:16s} {row['per_core']:9.0f} /core {row['cpu_us']:6.1f} µs {row['per_second']:9.0f} /s{shown}")
         for name in results["missing"]:
             print(f"{name:16s} not measured: nothing here has what it needs (make bench-venv)")
 

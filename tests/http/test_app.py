@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from headrace import App, Drop, Event, Reject, RetryAfter
+from headrace import App, Drop, Event, Reject, Retry, RetryAfter, exponential
 from headrace.cloudevents import http as binding_http
 from headrace.http import Receiver
 from headrace.http.asgi import Routes
@@ -219,3 +219,24 @@ async def test_two_receivers_of_one_app_are_two_handlers() -> None:
         for path in ("/b", "/a"):
             assert (await served.post(path=path)).status == 204
         assert seen == ["second", "first"]
+
+
+async def test_a_durable_receiver_answers_before_the_handler_and_retries_what_fails() -> None:
+    app = App("shop", broker="memory://", store="memory://")
+    attempts: list[str] = []
+    release, handled = asyncio.Event(), asyncio.Event()
+
+    @app.on(Receiver("/events", mode="durable"), retry=Retry(attempts=3, backoff=exponential(initial=0.01)))
+    async def received(event: Event) -> None:
+        await release.wait()
+        attempts.append(event.id)
+        if len(attempts) < 3:
+            raise ValueError("not yet")
+        handled.set()
+
+    async with running(app) as served:
+        assert (await served.post(b'{"a": 1}')).status == 202
+        assert attempts == []
+        release.set()
+        await handled.wait()
+        assert attempts == ["1", "1", "1"]

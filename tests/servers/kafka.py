@@ -6,19 +6,19 @@ with ``security=True`` also SASL PLAIN, SCRAM and OAUTHBEARER, TLS, mTLS and SAS
 """
 
 import os
+import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from tests.servers.cache import locked, provide
 from tests.servers.ports import HOST, accepts, free_ports
 from tests.servers.process import Child, ServerError, Unavailable
 from tests.servers.server import Server, tell
 from tests.servers.versions import KAFKA, KAFKA_SCALA, LOG4J
 
-CACHE = Path(__file__).parents[2] / ".servers" / f"kafka-{KAFKA}"
 USER, PASSWORD = "alice", "alice-secret"
 SECURE = ("SASL_PLAIN", "SASL_SCRAM", "SASL_OAUTH", "TLS", "MTLS", "SASL_TLS")
 
@@ -56,7 +56,6 @@ class Kafka(Server):
 
     name = "kafka"
     ready_timeout: ClassVar[float] = 60.0
-    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(
         self,
@@ -70,68 +69,33 @@ class Kafka(Server):
         self._proxy_port = proxy_port
         self._security = security
         self._properties = dict(properties or {})
-        self.port_count = 3 + (len(SECURE) if security else 0)  # type: ignore[misc]
+        self.port_count = 3 + (len(SECURE) if security else 0)
 
     @classmethod
     def fetch(cls) -> None:
-        java, maven = shutil.which("java"), shutil.which("mvn")
-        if java is None:
-            raise Unavailable("Apache Kafka needs Java 17: there is no java on PATH")
-        if (CACHE / "classes.jsa").exists():
+        java = _java()
+        archive = _archive(java)
+        if archive.exists():
             return
-        if maven is None:
-            raise Unavailable("Apache Kafka's jars are brought by Maven: there is no mvn on PATH")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        jars = CACHE / "jars"
-        if not (jars / f"kafka_{KAFKA_SCALA}-{KAFKA}.jar").exists():
-            tell(f"bringing Apache Kafka {KAFKA} (43 MB)")
-            (CACHE / "pom.xml").write_text(_POM)
-            command = [maven, "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]
-            done = subprocess.run(
-                [*command, "-DoutputDirectory=jars"], cwd=CACHE, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise Unavailable(f"Maven could not bring Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        cls._format(java)
-        tell("making Kafka's class archive")
-        with cls() as server:
-            server._archive = CACHE / "classes.tmp.jsa"
-            server.ports = free_ports(server.port_count)
-            server._launch()
-            for child in server.children:
-                child.ask_to_stop()
-                child.wait_stopped(60)
-        (CACHE / "classes.tmp.jsa").rename(CACHE / "classes.jsa")
+        root = _root()
+        with locked("kafka-classes"):
+            if archive.exists():
+                return
+            tell("making Kafka's archive of loaded classes")
+            making = root / f"making-{os.getpid()}.jsa"
+            server = cls()
+            try:
+                server._making = making
+                server.ports = free_ports(server.port_count)
+                server._launch()
+                for child in server.children:
+                    child.ask_to_stop()
+                    child.wait_stopped(60)
+                making.rename(archive)
+            finally:
+                server.close()
 
-    _archive: Path | None = None
-
-    def __enter__(self) -> "Kafka":
-        return self if self.children or not (CACHE / "classes.jsa").exists() else self.start()
-
-    @classmethod
-    def _format(cls, java: str) -> None:
-        """A formatted folder with one SCRAM user, copied for each new server."""
-        template = CACHE / "formatted"
-        if template.exists():
-            return
-        making = CACHE / f"formatting-{os.getpid()}"
-        making.mkdir(exist_ok=True)
-        properties = making / "format.properties"
-        properties.write_text(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:9093\n"
-            "listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\ncontroller.listener.names=CONTROLLER\n"
-            f"log.dirs={making / 'data'}\n"
-        )
-        scram = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
-        command = [java, *_HEAP, "-cp", f"{CACHE / 'jars'}/*", "kafka.tools.StorageTool", "format"]
-        command += ["-t", "aGVhZHJhY2UtdGVzdHMtMQ", "-c", str(properties)]
-        for credential in scram:
-            command += ["--add-scram", credential]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ServerError(f"Kafka's folder could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        (making / "data").rename(template)
-        shutil.rmtree(making)
+    _making: Path | None = None
 
     @property
     def url(self) -> str:
@@ -155,7 +119,7 @@ class Kafka(Server):
     def prepare(self) -> list[Child]:
         data = self.folder / "data"
         if not data.exists():
-            shutil.copytree(CACHE / "formatted", data)
+            shutil.copytree(_root() / "formatted", data)
         (self.folder / "log4j2.xml").write_text(_LOG4J)
         listeners = {"PLAINTEXT": self.ports[0], "PROXIED": self.ports[2]}
         protocols = {"PLAINTEXT": "PLAINTEXT", "PROXIED": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
@@ -202,11 +166,12 @@ class Kafka(Server):
         }
         lines = [f"{name}={value}" for name, value in properties.items()] + lines
         (self.folder / "server.properties").write_text("\n".join(lines) + "\n")
-        archive = [f"-XX:ArchiveClassesAtExit={self._archive}"] if self._archive else []
-        if (CACHE / "classes.jsa").exists():
-            archive = [f"-XX:SharedArchiveFile={CACHE / 'classes.jsa'}", "-Xshare:auto"]
-        command = ["java", *_HEAP, *archive, f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}"]
-        command += ["-cp", f"{CACHE / 'jars'}/*", "kafka.Kafka", str(self.folder / "server.properties")]
+        java = _java()
+        share = ["-Xshare:auto", f"-XX:SharedArchiveFile={_archive(java)}"]
+        if self._making is not None:
+            share = [f"-XX:ArchiveClassesAtExit={self._making}"]
+        command = [str(java), *_HEAP, *share, f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}"]
+        command += ["-cp", f"{_root() / 'jars'}/*", "kafka.Kafka", str(self.folder / "server.properties")]
         return [Child("kafka", command, log=self.folder / "kafka.log")]
 
     def _secure(self, protocols: dict[str, str]) -> list[str]:
@@ -262,3 +227,52 @@ class Kafka(Server):
             return bool(client.list_topics(timeout=0.5).brokers)
         except KafkaException:
             return False
+
+
+def _java() -> Path:
+    found = shutil.which("java")
+    if found is None:
+        raise Unavailable("Apache Kafka needs Java 17 or newer: there is no java on PATH")
+    return Path(found).resolve()
+
+
+def _archive(java: Path) -> Path:
+    """The classes as this Java has loaded them: another version would not read them."""
+    release = java.parents[1] / "release"
+    version = re.search(r'JAVA_VERSION="([^"]+)"', release.read_text()) if release.exists() else None
+    return _root() / f"classes-{version[1] if version else 'unknown'}.jsa"
+
+
+def _root() -> Path:
+    """Jars and a formatted folder."""
+    return provide(f"kafka-{KAFKA}", _bring)
+
+
+def _bring(folder: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise Unavailable("Apache Kafka's jars are brought by Maven: there is no mvn on PATH")
+    tell(f"bringing Apache Kafka {KAFKA} (43 MB)")
+    (folder / "pom.xml").write_text(_POM)
+    command = [maven, "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"Maven could not bring Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    _format(folder)
+
+
+def _format(folder: Path) -> None:
+    """A formatted folder with one SCRAM user, copied for each new server."""
+    properties = folder / "format.properties"
+    properties.write_text(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:9093\n"
+        "listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\ncontroller.listener.names=CONTROLLER\n"
+        f"log.dirs={folder / 'formatted'}\n"
+    )
+    command = [str(_java()), *_HEAP, "-cp", f"{folder / 'jars'}/*", "kafka.tools.StorageTool", "format"]
+    command += ["-t", "aGVhZHJhY2UtdGVzdHMtMQ", "-c", str(properties)]
+    for bits in (256, 512):
+        command += ["--add-scram", f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerError(f"Kafka's folder could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

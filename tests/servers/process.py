@@ -5,6 +5,7 @@ its output goes to a file whose tail is part of every error message. Children en
 ends: a guard process, which holds one end of a pipe, kills what is left when the other end closes.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -62,8 +63,17 @@ class _Guard:
             self._process.stdin.write(f"{word} {pid}\n")
             self._process.stdin.flush()
 
+    def close(self) -> None:
+        """Let it end, once every child has."""
+        process = self._process
+        if process is not None and self._owner == os.getpid():
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(5)
+
 
 _guard = _Guard()
+atexit.register(_guard.close)
 
 
 class Child:
@@ -163,7 +173,8 @@ class Child:
 
     def ask_to_stop(self) -> None:
         """Send the signal that asks it to end, waking it where it is paused."""
-        self._signal(self._stop_signal)
+        if self.alive:
+            os.kill(self.pid, self._stop_signal)
         if self._paused:
             self.resume()
 
@@ -179,25 +190,47 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """SIGKILL to its whole group, and wait for its end."""
+        """SIGKILL to it and all it has started, and wait for its end."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self.wait_stopped(10)
 
     def pause(self) -> None:
-        """SIGSTOP: it keeps its connections and answers nothing."""
-        self._signal(signal.SIGSTOP)
+        """SIGSTOP: it keeps its connections and answers nothing. Every thread has stopped when this returns."""
+        self.signal(signal.SIGSTOP)
         self._paused = True
+        for pid in self._family():
+            _wait_paused(pid)
 
     def resume(self) -> None:
         """SIGCONT after a pause."""
-        self._signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
         self._paused = False
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """Send ``number`` to it and all it has started."""
+        for pid in self._family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _family(self) -> list[int]:
+        """The process and what it has started. PostgreSQL's own children are in no group of their parent's."""
         if self._process is None or self._process.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+            return []
+        parents = {}
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+        family = [self._process.pid]
+        for pid in family:
+            family += [child for child, parent in parents.items() if parent == pid]
+        return family
+
+
+def _wait_paused(pid: int) -> None:
+    """The signal is on its way when ``kill`` returns: wait until each thread has taken it, or has ended."""
+    for status in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            while status.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                time.sleep(0.001)

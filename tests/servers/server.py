@@ -7,12 +7,12 @@ asynchronous: servers work under any event loop and in session-scoped fixtures.
 
 import atexit
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -39,9 +39,8 @@ class Server(ABC):
     """
 
     name: ClassVar[str]
-    port_count: ClassVar[int] = 1
+    port_count: int = 1
     ready_timeout: ClassVar[float] = 30.0
-    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self, *, folder: Path | None = None) -> None:
         self._temporary = folder is None
@@ -72,17 +71,25 @@ class Server(ABC):
     def is_ready(self, child: Child) -> bool:
         """Whether ``child`` serves."""
 
+    def settled(self) -> None:
+        """Wait for what only all processes together can do; by default nothing."""
+        return
+
     def description(self) -> dict[str, str]:
         """What ``python -m tests.servers`` prints."""
         return {"name": self.name, "url": self.url}
 
     def start(self) -> Self:
-        """Start and wait until it serves. A port that somebody else took in the meantime is replaced by another.
+        """Start and wait until it serves: a new server on free ports, one that was stopped or killed on its old ones.
+
+        A port that somebody else took before a new server could is replaced by another.
 
         Raises:
             Unavailable: it cannot be had here.
             ServerError: it did not start; the message holds the end of its log.
         """
+        if self.children:
+            return self.restart()
         self.fetch()
         for attempt in range(5):
             self.ports = free_ports(self.port_count)
@@ -92,6 +99,7 @@ class Server(ABC):
                 if attempt == 4 or not _is_collision(error):
                     self.close()
                     raise
+                self.children = []
             else:
                 return self
         raise AssertionError("unreachable")
@@ -110,6 +118,7 @@ class Server(ABC):
             for child in self.children:
                 child.start()
                 child.wait_ready(lambda child=child: self.is_ready(child), timeout=self.ready_timeout)  # type: ignore[misc]
+            self.settled()
         except BaseException:
             self.kill()
             raise
@@ -164,6 +173,15 @@ class Server(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def wait_until(condition: Callable[[], bool], *, timeout: float, problem: Callable[[], str]) -> None:
+    """Ask ``condition`` until it holds; after ``timeout`` seconds a `ServerError` with what ``problem`` says."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServerError(problem())
+        time.sleep(0.02)
 
 
 def _is_collision(error: ServerError) -> bool:

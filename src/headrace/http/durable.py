@@ -54,6 +54,8 @@ class DurableSource:
         self._sink = broker.sink(channel)
         self.keeps_order = self.channel.keeps_order
         self.extend_every = self.channel.extend_every
+        # What only some channels have: the record key as the lane's key (Kafka), and their count of rebalances.
+        self.default_key = getattr(self.channel, "default_key", None)
         self._items = binding.prefetch.items + binding.concurrency
         self._bytes = binding.prefetch.bytes
         self._count = 0
@@ -89,6 +91,11 @@ class DurableSource:
 
     def progress(self) -> Progress:
         return self.channel.progress()
+
+    @property
+    def rebalances(self) -> int | None:
+        """How often the channel's partitions were handed out anew; ``None`` where it has none."""
+        return getattr(self.channel, "rebalances", None)
 
     # The request's side.
 

@@ -134,11 +134,10 @@ class Partition:
     def relimit(self) -> int:
         """Compute the limit anew."""
         ceiling = self.offsets.ceiling()
-        if ceiling <= self.reached:
-            self.limit, self.why = ceiling, "map"
-        else:
-            self.limit, self.why = self.reached, "commit"
-        return self.limit
+        limit, self.why = (ceiling, "map") if ceiling <= self.reached else (self.reached, "commit")
+        # While records wait, none may pass them.
+        self.limit = -1 if self.blocked else limit
+        return limit
 
     def look_ahead(self) -> int:
         """What the next commit announces as ``reached``: the window follows the speed, so that a slow consumer leaves

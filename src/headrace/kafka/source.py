@@ -356,6 +356,7 @@ class KafkaSource:
         """Keep a record back until the limit has moved."""
         if not partition.blocked:
             partition.blocked = True
+            partition.limit = -1
             partition.dirty = True
             self._commits.soon()
             if partition.why == "map":
@@ -378,6 +379,7 @@ class KafkaSource:
                     self._took(len(waiting), sum(map(len, waiting)))
                 continue
             partition.blocked = False
+            partition.relimit()
             if partition.paused:
                 self._commits.pause(partition, False)
                 self._took(-len(waiting), -sum(map(len, waiting)))

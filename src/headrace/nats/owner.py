@@ -90,6 +90,8 @@ class OwnedSource(JetStreamSource):
             return
         if self._standby is None:
             self._standby = self._connection.tap(self._connection.new_inbox(), self._called)
+            # Is there an owner at all? Asked at once, not at the next second.
+            self._attend.set()
         request = {
             "batch": 1,
             "expires": round(EXPIRES * 1e9),

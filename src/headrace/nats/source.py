@@ -90,6 +90,7 @@ class JetStreamSource:
         self._detail = ""
         self._recovering: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
+        self._attend = asyncio.Event()
         self._oversize = False
         self._whole = False
 
@@ -385,7 +386,10 @@ class JetStreamSource:
         loop = asyncio.get_running_loop()
         looked = extended = loop.time()
         while True:
-            await asyncio.sleep(1.0)
+            self._attend.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._attend.wait()
             now = loop.time()
             if not self._connection.is_connected:
                 continue
