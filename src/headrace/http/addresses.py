@@ -11,10 +11,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from typing import TYPE_CHECKING
 
 from headrace.errors import ConnectionFailed, RefusedError
 
-__all__ = ["is_public", "resolve"]
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractResolver
+
+__all__ = ["guarded_resolver", "is_public", "resolve"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -54,3 +58,29 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
                     "allow_private=True allows it where it is meant"
                 )
     return addresses
+
+
+def guarded_resolver(allow_private: bool) -> AbstractResolver:
+    """A resolver that judges what it found: the connection goes to the very address that was looked at."""
+    from aiohttp.abc import AbstractResolver, ResolveResult
+
+    class Guarded(AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
+            return [
+                ResolveResult(
+                    hostname=host,
+                    host=address,
+                    port=port,
+                    family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                    proto=0,
+                    flags=socket.AI_NUMERICHOST,
+                )
+                for address in await resolve(host, port, allow_private=allow_private)
+            ]
+
+        async def close(self) -> None:
+            return None
+
+    return Guarded()

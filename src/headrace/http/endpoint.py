@@ -16,15 +16,14 @@ from urllib.parse import urlsplit
 
 from headrace.engine.sink import Publication, Published
 from headrace.errors import ConfigurationError, ConnectionFailed, PublishFailed, RefusedError
-from headrace.http.addresses import resolve
+from headrace.http.addresses import guarded_resolver, resolve
 
 if TYPE_CHECKING:
     import aiohttp
-    from aiohttp.abc import AbstractResolver
 
     from headrace.engine.broker import Broker
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "retry_after_seconds"]
 
 TRANSIENT: Final = frozenset((404, 408, 409, 425, 429))
 #: A server that asks for more waits for the next attempt like anyone else; seconds.
@@ -109,7 +108,9 @@ class EndpointSink:
         import aiohttp
 
         self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=_guarded(endpoint.allow_private), limit=endpoint.connections),
+            connector=aiohttp.TCPConnector(
+                resolver=guarded_resolver(endpoint.allow_private), limit=endpoint.connections
+            ),
             timeout=aiohttp.ClientTimeout(total=endpoint.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=endpoint.headers,
@@ -157,7 +158,9 @@ class EndpointSink:
     def _failure(self, status: int, retry_after: str | None) -> PublishFailed:
         if status in TRANSIENT or status >= 500:
             return PublishFailed(
-                f"{self.name} answered {status}; it is tried again", transient=True, retry_after=_seconds(retry_after)
+                f"{self.name} answered {status}; it is tried again",
+                transient=True,
+                retry_after=retry_after_seconds(retry_after),
             )
         remedy = (
             "redirects are not followed: give the final URL" if 300 <= status < 400 else "it does not take this event"
@@ -170,7 +173,7 @@ class EndpointSink:
             await client.close()
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def retry_after_seconds(retry_after: str | None) -> float | None:
     """Retry-After (RFC 9110, 10.2.3): seconds, or a date; ``None`` where it is neither."""
     if retry_after is None:
         return None
@@ -182,31 +185,3 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
-
-
-def _guarded(allow_private: bool) -> AbstractResolver:
-    """A resolver that judges what it found: the connection goes to the very address that was looked at."""
-    import socket
-
-    from aiohttp.abc import AbstractResolver, ResolveResult
-
-    class Guarded(AbstractResolver):
-        async def resolve(
-            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-        ) -> list[ResolveResult]:
-            return [
-                ResolveResult(
-                    hostname=host,
-                    host=address,
-                    port=port,
-                    family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                    proto=0,
-                    flags=socket.AI_NUMERICHOST,
-                )
-                for address in await resolve(host, port, allow_private=allow_private)
-            ]
-
-        async def close(self) -> None:
-            return None
-
-    return Guarded()
