@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from headrace.compilation import Compiled, check_name, compile_all
-from headrace.engine.context import current
-from headrace.engine.letters import replay_number
-from headrace.engine.outputs import make_event
-from headrace.engine.sink import Publication, Published, SinkDeclaration
 from headrace.errors import HeadraceError
+from headrace.naming import check_name
 from headrace.router import Router
-from headrace.settings import Settings
-from headrace.worker import Worker
 
+# What runs an app (the engine, asyncio, the compiler of handlers) is imported where it is first needed: a module that
+# only declares one stays cheap to import.
 if TYPE_CHECKING:
+    import asyncio
+    from datetime import datetime
+
+    from headrace.compilation import Compiled
+    from headrace.engine.sink import Published, SinkDeclaration
+    from headrace.settings import Settings
     from headrace.testing.app import TestApp
+    from headrace.worker import Worker
 
 __all__ = ["App"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AbstractAsyncContextManager[None]]
 
 
@@ -53,6 +55,7 @@ class App(Router):
         check_name(name, "App")
         self.name = name
         self.lifespan = lifespan
+        self._functions: dict[str, list[Callable[..., Any]]] = {}
         self._arguments: dict[str, Any] = {"broker": broker, "store": store, **settings}
         self._worker: Worker | None = None
         self._publisher: Worker | None = None
@@ -64,6 +67,8 @@ class App(Router):
     ) -> Settings:
         """The settings as they are now: ``overrides`` (a command's flags), arguments, the environment, ``defaults`` (a
         command's own), then ours."""
+        from headrace.settings import Settings
+
         arguments = {**self._arguments, **(overrides or {})}
         settings = Settings.resolve(arguments)
         unset = {name: value for name, value in (defaults or {}).items() if settings.values[name].origin == "default"}
@@ -74,7 +79,27 @@ class App(Router):
 
         Raises `ConfigurationError` or `InvalidFilter` that names the handler and the parameter.
         """
-        return compile_all(self.name, self.registrations, settings or self.settings())
+        from headrace.compilation import compile_all
+
+        return compile_all(self.name, self.registrations, settings or self.settings(), functions=self._functions)
+
+    def function(self, name: str) -> Callable[[F], F]:
+        """Register a function that CESQL expressions in ``filters=`` of this app's handlers may call.
+
+        Parameters:
+            name: what expressions call it: upper-case letters and underscores. A name may be registered once for each
+                number of arguments.
+
+        Arguments are cast to the parameters' annotations (``bool``, ``int``, ``str``), ``*args`` takes any number; what the
+        function raises is an error of the expression, so that the filter does not match (CESQL 1.0, section 3.5). What
+        is wrong with it is told when the app starts, as an `InvalidFilter`.
+        """
+
+        def register(function: F) -> F:
+            self._functions.setdefault(name, []).append(function)
+            return function
+
+        return register
 
     # Running
 
@@ -83,6 +108,8 @@ class App(Router):
         self, *, settings: Settings | None = None, fatal: Callable[[int], None] | None = None
     ) -> AsyncIterator[Worker]:
         """Run the app inside another program: events flow within the block, and leaving it drains."""
+        from headrace.worker import Worker
+
         settings = settings or self.settings()
         worker = Worker(self.name, self.compile(settings), settings, fatal=fatal)
         try:
@@ -117,6 +144,8 @@ class App(Router):
 
     async def _publishing_worker(self) -> Worker:
         """The worker to publish through. Callers that wait for its connection go on in their order."""
+        import asyncio
+
         if self._worker is not None:
             return self._worker
         if self._publisher is not None:
@@ -126,6 +155,8 @@ class App(Router):
         return await asyncio.shield(self._connecting)
 
     async def _connect(self) -> Worker:
+        from headrace.worker import Worker
+
         publisher = Worker(self.name, (), self.settings(), role="publish")
         try:
             await publisher.open()
@@ -160,6 +191,11 @@ class App(Router):
 
         Raises `PublishFailed` where the broker does not confirm it, `InvalidEvent` for data that cannot be encoded.
         """
+        from headrace.engine.context import current
+        from headrace.engine.letters import replay_number
+        from headrace.engine.outputs import make_event
+        from headrace.engine.sink import Publication, Published
+
         worker = await self._publishing_worker()
         parent = current.get(None)
         position: int | str = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,12 @@ from headrace.engine.keys import compile_key
 from headrace.engine.signature import resolve
 from headrace.engine.source import Credit
 from headrace.errors import ConfigurationError, InvalidFilter
+from headrace.naming import check_name
 from headrace.policy import Retry
 from headrace.router import Registration
 from headrace.settings import Settings
 
-__all__ = ["NAME", "Compiled", "check_name", "compile_all"]
-
-NAME = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*")
+__all__ = ["Compiled", "compile_all"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,17 +40,17 @@ class Compiled:
         return hasattr(self.declaration, "path")
 
 
-def check_name(name: str, what: str) -> None:
-    """Raises `ConfigurationError` where a name cannot name a consumer, a group or a file."""
-    if not NAME.fullmatch(name) or "__" in name:
-        raise ConfigurationError(
-            f"{what} {name!r}: a name is letters, digits and _, in parts joined by single -, without __; "
-            "give another one with name=…"
-        )
+def compile_all(
+    app: str,
+    registrations: Sequence[Registration],
+    settings: Settings,
+    *,
+    functions: Mapping[str, Sequence[Callable[..., Any]]] | None = None,
+) -> list[Compiled]:
+    """Compile every handler; ``functions`` are those that expressions of filters may call.
 
-
-def compile_all(app: str, registrations: Sequence[Registration], settings: Settings) -> list[Compiled]:
-    """Compile every handler. Raises `ConfigurationError` or `InvalidFilter` for the first that cannot be."""
+    Raises `ConfigurationError` or `InvalidFilter` for the first that cannot be.
+    """
     compiled: list[Compiled] = []
     seen: set[str] = set()
     for registration in registrations:
@@ -61,11 +59,13 @@ def compile_all(app: str, registrations: Sequence[Registration], settings: Setti
         if name in seen:
             raise ConfigurationError(f"two handlers are named {name!r}; give one of them another name with name=…")
         seen.add(name)
-        compiled.append(_compile(app, registration, settings))
+        compiled.append(_compile(app, registration, settings, functions or {}))
     return compiled
 
 
-def _compile(app: str, registration: Registration, settings: Settings) -> Compiled:
+def _compile(
+    app: str, registration: Registration, settings: Settings, functions: Mapping[str, Sequence[Callable[..., Any]]]
+) -> Compiled:
     name = registration.name
     if not callable(registration.function):
         raise ConfigurationError(f"handler {name!r}: {registration.function!r} cannot be called")
@@ -94,7 +94,7 @@ def _compile(app: str, registration: Registration, settings: Settings) -> Compil
         name=name,
         signature=signature,
         key=key,
-        accept=_filter(name, registration.filters),
+        accept=_filter(name, registration.filters, functions),
         retry=retry,
         order=retry.order or ("hold" if keyed else "release"),
         timeout=float(timeout),
@@ -125,12 +125,14 @@ def _positive(handler: str, parameter: str, value: Any, default: Any) -> Any:
     return value
 
 
-def _filter(handler: str, given: Sequence[Mapping[str, Any]]) -> Callable[[Any], bool] | None:
+def _filter(
+    handler: str, given: Sequence[Mapping[str, Any]], functions: Mapping[str, Any]
+) -> Callable[[Any], bool] | None:
     if not given:
         return None
     try:
         from headrace.cloudevents import filters
 
-        return filters.compile([dict(one) for one in given])
+        return filters.compile([dict(one) for one in given], functions=functions)
     except InvalidFilter as error:
         raise InvalidFilter(f"handler {handler!r}: filters: {error}") from error

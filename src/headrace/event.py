@@ -13,19 +13,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 from uuid import uuid4
 
-from headrace.cloudevents.data import (
-    BODY,
-    BYTES,
-    JSON,
-    PENDING,
-    Form,
-    decode_data,
-    decode_json,
-    decoder,
-    encode_data,
-    form_of,
-    sorted_json,
-)
+from headrace.cloudevents.forms import BODY, BYTES, JSON, PENDING, Form, form_of
 from headrace.cloudevents.media import media
 from headrace.cloudevents.types import (
     Attribute,
@@ -218,7 +206,12 @@ class Event:
         raw = self._raw
         if raw is None or raw.__class__ is bytes:
             return raw
-        raw = encode_data(self._data, self._attributes.get("datacontenttype")) if raw is PENDING else bytes(raw)
+        if raw is PENDING:
+            from headrace.cloudevents.data import encode_data
+
+            raw = encode_data(self._data, self._attributes.get("datacontenttype"))
+        else:
+            raw = bytes(raw)
         self._raw = raw
         return raw
 
@@ -233,6 +226,8 @@ class Event:
         """
         data = self._data
         if data is PENDING:
+            from headrace.cloudevents.data import decode_data
+
             data = self._data = decode_data(self._raw, self._form, self._attributes.get("datacontenttype"))
         return data
 
@@ -246,6 +241,8 @@ class Event:
             InvalidEvent: data is not of that type; the message names the type and the place in the data.
             ConfigurationError: data cannot be decoded to such a type at all.
         """
+        from headrace.cloudevents.data import decoder
+
         return decoder(wanted)(self)
 
     # The JSON format
@@ -341,6 +338,8 @@ class Event:
             return NotImplemented
         if self._comparable() != other._comparable():
             return False
+        from headrace.cloudevents.data import decode_json, sorted_json
+
         try:
             mine, theirs = self.raw, other.raw
             if (mine or b"") == (theirs or b""):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from headrace.engine.keys import Key
-from headrace.engine.sink import SinkDeclaration
-from headrace.engine.source import Declaration
-from headrace.event import Event
-from headrace.policy import Retry
+if TYPE_CHECKING:
+    from headrace.engine.keys import Key
+    from headrace.engine.sink import SinkDeclaration
+    from headrace.engine.source import Declaration
+    from headrace.event import Event
+    from headrace.policy import Retry
 
 __all__ = ["Registration", "Router"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
+class Registration(NamedTuple):
     """One ``@on``: the function and what was said of it, not yet checked."""
 
     function: Callable[..., Any]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from headrace.cloudevents import json
-from headrace.cloudevents.data import BODY, JSON, PENDING
+from headrace.cloudevents.forms import BODY, JSON, PENDING
 from headrace.cloudevents.headervalue import is_safe, percent_decoded, percent_encoded, value_text
 from headrace.cloudevents.media import media
 from headrace.cloudevents.types import (

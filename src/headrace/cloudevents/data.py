@@ -13,10 +13,11 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
+from headrace.cloudevents.forms import JSON, TEXT, Form
 from headrace.cloudevents.media import decode_text, encode_text, media
 from headrace.errors import ConfigurationError, InvalidEvent
 
@@ -25,38 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Form: TypeAlias = int
-BODY: Final[Form] = 0
-"""The body of a binary-mode message: whatever the content type says."""
-JSON: Final[Form] = 1
-"""A JSON value, application/json where no content type is given."""
-TEXT: Final[Form] = 2
-"""A text of a content type other than JSON."""
-BYTES: Final[Form] = 3
-"""Bytes that were given as bytes, or came as `data_base64`."""
-
-PENDING: Final[Any] = msgspec.UNSET
-"""Stands for data that has not been encoded, or not been decoded, yet."""
-
 _decode_any = msgspec.json.Decoder().decode
 _BAD_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
 _NOT_PARSED = (TypeError, *_BAD_JSON)
-
-
-def form_of(data: Any, content_type: str | None) -> Form:
-    """The form of a value that is not bytes.
-
-    Raises:
-        InvalidEvent: a value that is no text with a content type that is not JSON.
-    """
-    if content_type is None or media(content_type).is_json:
-        return JSON
-    if isinstance(data, str):
-        return TEXT
-    raise InvalidEvent(
-        f"data of type {type(data).__name__} cannot be encoded as {content_type!r}: pass bytes or str, "
-        "or declare a JSON content type"
-    )
 
 
 def encode_data(data: Any, content_type: str | None) -> bytes:

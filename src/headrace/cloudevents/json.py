@@ -19,15 +19,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from headrace.cloudevents.data import (
-    BODY,
-    BYTES,
-    JSON,
-    PENDING,
-    TEXT,
-    in_utf8,
-    is_json_text,
-)
+from headrace.cloudevents.data import in_utf8, is_json_text
+from headrace.cloudevents.forms import BODY, BYTES, JSON, PENDING, TEXT
 from headrace.cloudevents.media import decode_text, encode_text, media
 from headrace.cloudevents.types import (
     CORE,
@@ -126,6 +119,7 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_str = msgspec.json.Decoder(str).decode
 _new = object.__new__
+_ABSENT: Final[Any] = msgspec.UNSET
 _to_dict: Callable[[Any], dict[str, Any]] = msgspec.to_builtins
 
 
@@ -147,7 +141,7 @@ def decode(text: bytes | str) -> Event:
     declared = envelope.datacontenttype
     # The common event is settled here, without a call; `_from_envelope` does the same for all others.
     if (
-        data is not PENDING
+        data is not _ABSENT
         and (declared == "application/json" or declared is None)
         and text.isascii()
         and _BACKSLASH not in text
@@ -156,7 +150,7 @@ def decode(text: bytes | str) -> Event:
         and envelope.dataschema is None
         and envelope.data_base64 is None
     ):
-        envelope.data = PENDING
+        envelope.data = _ABSENT
         event = _new(Event)
         event._attributes = _to_dict(envelope)
         event._raw = data
@@ -254,8 +248,8 @@ def _is_plain(text: bytes) -> bool:
 
 def _from_envelope(envelope: Any, plain: bool) -> Event:
     data = envelope.data
-    if data is not PENDING:
-        envelope.data = PENDING
+    if data is not _ABSENT:
+        envelope.data = _ABSENT
     attributes = _to_dict(envelope)
     encoded = attributes.pop("data_base64", None)
     # The record has settled presence, types and lengths; what is left is rare, and settled here.
@@ -270,7 +264,7 @@ def _from_envelope(envelope: Any, plain: bool) -> Event:
 
 
 def _with_data(attributes: dict[str, Any], data: Any, encoded: str | None) -> Event:
-    if data is PENDING:
+    if data is _ABSENT:
         if encoded is None:
             return Event._trusted(attributes, None)
         return Event._formed(attributes, _from_base64(encoded), PENDING, BYTES)
