@@ -5,7 +5,8 @@ imported from its own module only when it is first used (PEP 562), so that ``imp
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # type checkers know the name; to import it from typing would cost more than all of this module
 
 if TYPE_CHECKING:
     from headrace.app import App as App

@@ -27,10 +27,11 @@ def command(app: str, connect: bool, as_json: bool) -> int:
     loaded = load(app)
     settings = loaded.settings()
     compiled = loaded.compile(settings)
-    lines = [*_handlers(compiled), *_settings(settings), *_remarks(settings)]
+    lines = [*_handlers(compiled), *_settings(settings), *_remarks(settings), *_rights(compiled, connect)]
     failed = False
     if connect:
         findings = asyncio.run(_inspect(loaded, compiled, settings))
+        findings += asyncio.run(_inspect_rights(compiled, settings))
         lines += [{"finding": level, "text": f"{level}: {message}"} for level, message in findings]
         failed = any(level == "error" for level, _ in findings)
     for line in lines:
@@ -88,6 +89,34 @@ def _remarks(settings: Settings) -> list[dict[str, Any]]:
             "and not yet acknowledged are handled again. Set HEADRACE_STORE=sqlite:///FILE or postgresql://… to keep it"
         )
     return [{"remark": text, "text": f"note: {text}"} for text in remarks]
+
+
+def _rights(compiled: list[Compiled], asked: bool) -> list[dict[str, Any]]:
+    """What RBAC has to allow; with ``--connect`` the findings say it, and whether it does."""
+    if asked:
+        return []
+    from headrace.deploy.rbac import needs, sentence, unlimited
+
+    lines = [
+        {"needs": sentence(need.rule), "whom": need.whom, "text": f"{need.whom} needs {sentence(need.rule)}"}
+        for need in needs(compiled)
+    ]
+    if lines:
+        lines.append({"remark": "rights", "text": "note: --connect asks whether the credentials have these rights"})
+    for component in unlimited(compiled):
+        text = f"Cluster {component} has no allow=: it may do what its credentials may, and its rights are not derived"
+        lines.append({"remark": text, "text": f"note: {text}"})
+    return lines
+
+
+async def _inspect_rights(compiled: list[Compiled], settings: Settings) -> list[tuple[str, str]]:
+    from headrace.deploy.rbac import inspect
+    from headrace.errors import HeadraceError
+
+    try:
+        return [(finding.level, finding.text) for finding in await inspect(compiled, settings)]
+    except HeadraceError as error:
+        return [("error", str(error))]
 
 
 async def _inspect(app: App, compiled: list[Compiled], settings: Settings) -> list[tuple[str, str]]:
