@@ -12,6 +12,7 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
+from headrace.cloudevents.extensions import HOP_COUNT, derived_from
 from headrace.engine.failpoints import passing
 from headrace.engine.letters import replay_number
 from headrace.engine.sink import Publication, Published
@@ -54,12 +55,13 @@ def make_event(
     origin = None if parent is None else parent.event
     derived: dict[str, Any] = {}
     if origin is not None and parent is not None:
-        hops = _hops(origin) + 1
-        if hops > HOP_LIMIT:
+        try:
+            derived.update(derived_from(origin))
+        except InvalidEvent:
+            # A hop count of somebody else's: ours begins here.
+            derived.update(derived_from(origin.replace(**{HOP_COUNT: None})))
+        if derived[HOP_COUNT] > HOP_LIMIT:
             raise Reject(f"events derive from one another more than {HOP_LIMIT} times: a loop of handlers")
-        derived["hops"] = hops
-        derived["correlationid"] = origin.get("correlationid") or origin.id
-        derived["causationid"] = origin.id
     if isinstance(value, Event):
         event = value.replace(**given) if given else value
         if origin is not None and parent is not None and event._made_id:
@@ -83,13 +85,6 @@ def make_event(
     event = Event(data=value, **attributes)
     _ = event.raw  # encoded here, where an error has a name, and not in the sink
     return event
-
-
-def _hops(event: Event) -> int:
-    try:
-        return int(event._attributes.get("hops", 0))
-    except (TypeError, ValueError):
-        return 0
 
 
 class Outputs:
