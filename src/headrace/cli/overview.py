@@ -8,6 +8,7 @@ COMMANDS = {
     "run": "Run an app in production, in the foreground.",
     "demo": "An order flow end to end, with no set-up.",
     "check": "Validate an app and say in words what it will do.",
+    "manifest": "Write manifests for an app: the rights that it needs in a cluster.",
     "send": "Build an event and send it.",
     "tail": "Show events as they come.",
     "dlq": "Look after dead letters: list, show, edit, replay, drop, export, import.",

@@ -1,0 +1,1 @@
+"""What an app needs around it when it is deployed, derived from what it declares."""
