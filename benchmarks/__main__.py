@@ -21,6 +21,7 @@ ROWS = {
     "ledger": ["benchmarks.engine", "--store", "sqlite:///{folder}/ledger.db", "--events", "60000"],
     "waiting": ["benchmarks.waiting"],
     "jetstream": ["benchmarks.jetstream"],
+    "kafka": ["benchmarks.kafka"],
     "http": ["benchmarks.http_receiver"],
     "cloudevents": ["benchmarks.cloudevents"],
     "startup": ["benchmarks.startup"],

@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.metadata import version
 
-from faststream import AckPolicy, FastStream
+from faststream import FastStream
 from faststream.confluent import KafkaBroker
 from pydantic import BaseModel
 
@@ -26,9 +26,7 @@ async def main(bootstrap: str, topic: str, events: int) -> None:
     seen = 0
     first = last = 0.0
 
-    @broker.subscriber(
-        topic, group_id=f"faststream{time.time_ns()}", auto_offset_reset="earliest", ack_policy=AckPolicy.ACK
-    )
+    @broker.subscriber(topic, group_id=f"faststream{time.time_ns()}", auto_offset_reset="earliest")
     async def handle(order: Order) -> None:
         nonlocal seen, first, last
         if not seen:

@@ -146,7 +146,8 @@ class Harness:
                 {
                     "bootstrap.servers": self.bootstrap,
                     "linger.ms": 5,
-                    "acks": "all",
+                    # Without it a batch that is sent again may land behind the next one.
+                    "enable.idempotence": True,
                     "partitioner": "murmur2_random",
                     "log_level": 0,
                 }

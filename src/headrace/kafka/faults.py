@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, PublishFailed, RefusedError
 
-__all__ = ["code_of", "fatal_for_consumer", "is_authentication", "is_missing_topic", "publish_failed", "text_of"]
+__all__ = ["code_of", "fatal_for_consumer", "is_authentication", "is_fatal", "is_missing_topic", "publish_failed", "text_of"]
 
 # Codes by number, so that this module needs no client at import; negative ones are librdkafka's own.
 _AUTHENTICATION: Final = frozenset({-169, 58})  # _AUTHENTICATION, SASL_AUTHENTICATION_FAILED
@@ -54,10 +54,27 @@ def is_missing_topic(error: Any) -> bool:
     return code_of(error) in _UNKNOWN_TOPIC or code_of(error) == _UNKNOWN_PARTITION
 
 
+def is_fatal(error: Any) -> bool:
+    """The client cannot go on. A poll and a commit report that by the code alone, the error callback by a flag."""
+    inner = error.args[0] if isinstance(error, Exception) and error.args else error
+    flag = getattr(inner, "fatal", None)
+    return code_of(error) == _FATAL or (callable(flag) and bool(flag()))
+
+
+def _cause(code: int, text: str) -> int:
+    """What is behind ``_FATAL``: the client tells it in words only, those that it has for each code."""
+    if code != _FATAL:
+        return code
+    from confluent_kafka import KafkaError
+
+    causes = (_FENCED_INSTANCE, _UNRELEASED_INSTANCE, _TOPIC_DENIED, _GROUP_DENIED, *_UNSUPPORTED_PROTOCOL)
+    return next((cause for cause in causes if KafkaError(cause).str() in text), code)
+
+
 def fatal_for_consumer(error: Any, *, where: str, group: str) -> HeadraceError | None:
     """The error that ends a source, naming the remedy; ``None`` for what the source waits out or rebuilds from."""
-    code, text = code_of(error), text_of(error)
-    if is_authentication(error):
+    code, text = _cause(code_of(error), text_of(error)), text_of(error)
+    if code in _AUTHENTICATION or code == _UNSUPPORTED_MECHANISM:
         return ConnectionFailed(f"{where}: the Kafka broker refused the credentials: {text}")
     if code in (_FENCED_INSTANCE, _UNRELEASED_INSTANCE):
         return RefusedError(

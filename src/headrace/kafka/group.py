@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
 from headrace.kafka.admin import EARLIEST, Admin, Where
-from headrace.kafka.faults import code_of, fatal_for_consumer, is_missing_topic, text_of
+from headrace.kafka.faults import code_of, fatal_for_consumer, is_fatal, is_missing_topic, text_of
 from headrace.kafka.partition import Partition
 from headrace.kafka.start import Start, find_start
 
@@ -355,7 +355,7 @@ class Group:
         fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
         if fatal is not None:
             raise fatal
-        if error.fatal():
+        if is_fatal(error):
             self._rebuild = True
         if is_missing_topic(error):
             self._tell_now_and_then(f"topic {message.topic() or self._topics[0]} does not exist; it is waited for")
@@ -371,7 +371,7 @@ class Group:
             self._post(Failed(fatal))
         elif code == _ALL_BROKERS_DOWN:
             self.connected = False
-        elif error.fatal():
+        elif is_fatal(error):
             self._rebuild = True
         else:
             log.debug("%s: %s", self.name, text_of(error))
