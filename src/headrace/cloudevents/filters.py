@@ -95,30 +95,40 @@ def _pairs(operand: object, place: str) -> list[tuple[str, str]]:
     return pairs
 
 
+# A term asks forgiveness: nearly every attribute that a filter names is there, and text.
+
+
 def _exact(name: str, text: str) -> Matches:
     def exact(event: Event) -> bool:
-        value = event._attributes.get(name)
-        return value == text or (value is not None and value.__class__ is not str and canonical(value) == text)
+        try:
+            value = event._attributes[name]
+        except KeyError:
+            return False
+        return value == text or (value.__class__ is not str and canonical(value) == text)
 
     return exact
 
 
 def _prefix(name: str, text: str) -> Matches:
     def prefix(event: Event) -> bool:
-        value = event._attributes.get(name)
-        if value.__class__ is str:
-            return value.startswith(text)
-        return value is not None and canonical(value).startswith(text)
+        try:
+            return event._attributes[name].startswith(text)  # type: ignore[no-any-return]
+        except KeyError:
+            return False
+        except (AttributeError, TypeError):
+            return canonical(event._attributes[name]).startswith(text)
 
     return prefix
 
 
 def _suffix(name: str, text: str) -> Matches:
     def suffix(event: Event) -> bool:
-        value = event._attributes.get(name)
-        if value.__class__ is str:
-            return value.endswith(text)
-        return value is not None and canonical(value).endswith(text)
+        try:
+            return event._attributes[name].endswith(text)  # type: ignore[no-any-return]
+        except KeyError:
+            return False
+        except (AttributeError, TypeError):
+            return canonical(event._attributes[name]).endswith(text)
 
     return suffix
 
