@@ -47,7 +47,10 @@ def _policy(compiled: Compiled) -> str:
     handler = compiled.handler
     retry = handler.retry
     source = compiled.channel or compiled.declaration.name
-    order = "in order per key" if handler.keyed else "in no order"
+    if getattr(compiled.declaration, "keyed", False) and not handler.keyed:
+        order = "in order per object"
+    else:
+        order = "in order per key" if handler.keyed else "in no order"
     words = [
         f"handler {handler.name}: reads {source}, {order}, up to {handler.concurrency} at once, "
         f"{handler.timeout:g} s an attempt, {retry.attempts} attempts"
