@@ -24,12 +24,14 @@ Revision = int | str
 
 
 class Action(msgspec.Struct, frozen=True, array_like=True):
-    """One line of a letter's audit: when (seconds since the epoch), what was done, by whom, why."""
+    """One line of a letter's audit: when (seconds since the epoch), what was done, by whom, why; ``detail`` is the
+    difference that an edit made, as a unified diff."""
 
     at: float
     action: str
     by: str = ""
     reason: str = ""
+    detail: str = ""
 
 
 class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
