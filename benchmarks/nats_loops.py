@@ -298,7 +298,7 @@ async def run(url: str, rows: Sequence[str], events: int, rate: int, rounds: int
                 results[row].append(await source_latency(url, rate, 5.0))
             else:
                 results[row].append(await source_loop(url, events, keyed=row == "source-keyed"))
-        await _forget(url)
+        await forget(url)
     for row in rows:
         middle = sorted(results[row])[len(results[row]) // 2]
         if isinstance(middle, tuple):
@@ -308,15 +308,12 @@ async def run(url: str, rows: Sequence[str], events: int, rate: int, rounds: int
         print(json.dumps({**line, "nats-py": version("nats-py"), "all": results[row]}), flush=True)
 
 
-async def _forget(url: str) -> None:
+async def forget(url: str) -> None:
     """Delete the loops' consumers, so that each round reads everything."""
     client = await nats.connect(url)
     js = client.jetstream()
-    for name in ("hook", "fetch", "bench__shared", "bench__keyed"):
-        try:
-            await js.delete_consumer("bench", name)
-        except nats.js.errors.NotFoundError:
-            continue
+    for consumer in await js.consumers_info("bench"):
+        await js.delete_consumer("bench", consumer.name)
     await client.close()
 
 
