@@ -1,0 +1,37 @@
+"""The API server and the app killed at random while pods churn: nothing is missed, nothing goes back."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.kubernetes.actor import Actor
+from tests.kubernetes.churn import Churn
+from tests.servers.apiserver import ApiServer
+
+
+async def churned(server: ApiServer, owner: Actor, folder: Path, *, seed: int, pods: int, kills: int) -> Churn:
+    churn = Churn(server, owner, folder, random.Random(seed), pods, kills)
+    await churn.run()
+    assert churn.code == 0, (folder / "log").read_text()[-3000:]
+    assert churn.violations() == []
+    return churn
+
+
+async def test_kills_at_random_while_pods_churn(private: ApiServer, owner: Actor, tmp_path: Path) -> None:
+    churn = await churned(private, owner, tmp_path, seed=7, pods=200, kills=4)
+    assert churn.removed
+    assert churn.final
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("seed", range(3))
+async def test_twenty_kills_at_random_while_2000_pods_churn(
+    private: ApiServer, owner: Actor, tmp_path: Path, seed: int
+) -> None:
+    churn = await churned(private, owner, tmp_path, seed=seed, pods=2000, kills=20)
+    told = churn.history()
+    print(f"seed {seed}: {len(told)} events over {churn.life} lives, {churn.removed} removals, {len(churn.final)} left")
