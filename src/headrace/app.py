@@ -187,7 +187,8 @@ class App(Router):
 
         Plain data becomes an event of type = the channel's name and source = ``/<app>/<handler>``. Inside a handler its id is
         derived from the event at hand and the number of this call, so that a repeated attempt publishes the same id;
-        outside it is random. ``key`` is the ordering key, also written as ``partitionkey``.
+        outside it is random. ``key`` is the ordering key, also written as ``partitionkey``. Inside a transactional handler
+        the event goes to the outbox and leaves with the commit; then the answer's position is ``outbox``.
 
         Raises `PublishFailed` where the broker does not confirm it, `InvalidEvent` for data that cannot be encoded.
         """
@@ -216,9 +217,14 @@ class App(Router):
             parent=parent,
             given={name: value for name, value in given.items() if value is not None},
         )
+        replay = 0 if parent is None else replay_number(parent)
+        if parent is not None and parent._runner.handler.signature.transaction is not None:
+            from headrace.engine.transactional import staged
+
+            staged(worker.outbox_name(channel_or_sink), Publication(event, key, replay), parent)
+            return Published(position="outbox")
         await worker.sink(channel_or_sink)
         assert worker.runtime is not None
-        replay = 0 if parent is None else replay_number(parent)
         (result,) = await worker.runtime.publish(channel_or_sink, [Publication(event, key, replay)])
         if isinstance(result, Published):
             return result

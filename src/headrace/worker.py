@@ -19,9 +19,12 @@ from headrace.engine.broker import Binding, Broker
 from headrace.engine.clock import Clock
 from headrace.engine.dead_letters import DeadLetterStore
 from headrace.engine.ledger import Owner
+from headrace.engine.relay import Relay
+from headrace.engine.runner import Runner
 from headrace.engine.runtime import Runtime
 from headrace.engine.sink import Sink
 from headrace.engine.source import Source
+from headrace.engine.transactional import Transactional, destination_of
 from headrace.errors import ConfigurationError, ConnectionFailed, StoreUnavailable
 from headrace.settings import Settings, hide_secrets
 from headrace.stores import Store, open_store
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["BROKERS", "Worker", "create_broker"]
 
 log = logging.getLogger("headrace")
+
+#: Seconds that the end of a drain may take to publish what lies in the outbox; a successor finds the rest.
+RELAY_GRACE = 2.0
 
 #: URL scheme → module with ``create(url, *, app, settings, ready_within)``, and the extra that brings it.
 BROKERS = {
@@ -91,6 +97,7 @@ class Worker:
         self.runtime: Runtime | None = None
         self.dead_letters: DeadLetterStore | None = None
         self.receivers: list[Any] = []
+        self.relay: Relay | None = None
         self.complete = True
         self._clock = clock
         self._fatal = fatal
@@ -138,6 +145,7 @@ class Worker:
             if compiled.handler.publishes is not None:
                 await self.sink(compiled.handler.publishes)
         names = tuple(compiled.handler.name for compiled in self.compiled)
+        self._check_transactions()
         opened: list[tuple[Compiled, list[Source]]] = []
         for compiled in self.compiled:
             binding = self.binding(compiled, names)
@@ -148,7 +156,55 @@ class Worker:
         for compiled, sources in opened:
             for source in sources:
                 await source.open()
-            self.runtime.add(compiled.handler, sources)
+            runner = self.runtime.add(compiled.handler, sources)
+            if compiled.handler.signature.transaction is not None:
+                self._take_part(runner)
+        if self._role == "run" and self.store.outbox is not None:
+            self.relay = Relay(self.store.outbox, self.runtime.publish, self._outbox_sink)
+
+    # Transactions and the outbox
+
+    def _check_transactions(self) -> None:
+        """Raises `ConfigurationError` for a transactional handler that this store cannot serve."""
+        assert self.store is not None
+        for compiled in self.compiled:
+            handler = compiled.handler
+            annotation = handler.signature.transaction
+            if annotation is None:
+                continue
+            if self.store.transactions is None:
+                problem = "it has no transactions; set HEADRACE_STORE to sqlite:///… or postgresql://…"
+            elif not handler.idempotent:
+                problem = 'the mark commits with the writes; leave out idempotent=False and ack="first"'
+            else:
+                problem = self.store.transactions.check(annotation)
+            if problem:
+                raise ConfigurationError(
+                    f"handler {handler.name!r} takes a transaction of the store {self.store.url}: {problem}"
+                )
+
+    def _take_part(self, runner: Runner) -> None:
+        assert self.store is not None
+        assert self.store.transactions is not None
+        assert self.store.outbox is not None
+        call = runner.handler.signature.call
+        runner.take_part(Transactional(runner, call, self.store.transactions, self.store.outbox, self.outbox_name))
+
+    def outbox_name(self, destination: Any) -> str:
+        """How the outbox names a destination. Raises `ConfigurationError` for one that no restart could find."""
+        sinks = {one.handler.name: one.handler.publishes for one in self.compiled if one.handler.publishes is not None}
+        return destination_of(destination, sinks)
+
+    async def _outbox_sink(self, name: str) -> Any:
+        """The destination of a row, its sink open."""
+        kind, _, rest = name.partition(":")
+        destination: Any = rest
+        if kind == "handler":
+            destination = next((one.handler.publishes for one in self.compiled if one.handler.name == rest), None)
+            if destination is None:
+                raise ConfigurationError(f"no handler {rest!r} publishes any more")
+        await self.sink(destination)
+        return destination
 
     async def _open_store(self, store: Store) -> None:
         try:
@@ -253,15 +309,21 @@ class Worker:
         """Let events flow."""
         assert self.runtime is not None
         self.runtime.start()
+        if self.relay is not None:
+            self.relay.start(self.runtime.defect)
 
     async def drain(self) -> bool:
         """Finish what is in flight and close; whether all of it was finished in time."""
         complete = True if self.runtime is None else await self.runtime.drain()
+        if self.relay is not None:
+            await self.relay.stop(RELAY_GRACE)
         await self.close()
         return complete
 
     async def close(self) -> None:
         """Let go of every connection; safe after a failed `open`."""
+        if self.relay is not None:
+            await self.relay.stop(0.0)
         closing: list[Any] = list(self._sinks.values())
         self._sinks.clear()
         parts = (self.dead_letters, self.broker, self._own_letters, self.store)

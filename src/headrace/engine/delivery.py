@@ -79,6 +79,7 @@ class Delivery:
         "_outcome",
         "_run",
         "_runner",
+        "_staged",
         "_task",
         "_transaction",
         "attempt",
@@ -105,6 +106,7 @@ class Delivery:
     _outcome: Outcome | None  # how it ended; None: acknowledged
     _run: Any  # the handler's coroutine while an attempt runs
     _runner: Any  # the runner that holds it
+    _staged: Any  # what a transactional handler has published so far; None: its transaction has ended
     _task: Any  # the worker whose attempt is suspended
     _transaction: Any  # the store transaction of a transactional handler
 

@@ -18,6 +18,7 @@ from headrace.engine.ledger import AttemptError, Attempts, Claim, Identity
 from headrace.engine.letters import compose, replay_number
 from headrace.engine.outputs import Outputs
 from headrace.engine.stage import Stage
+from headrace.engine.transactional import FENCED, Committed
 from headrace.errors import Drop, HeadraceError, InvalidEvent, Reject, RetryAfter, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -180,6 +181,9 @@ class Outcomes:
             error = TimeoutError(f"the handler ran longer than its timeout of {self.handler.timeout:g} s")
             self.measures.outcomes["timeout"] += 1
         assert error is not None
+        if isinstance(error, StoreUnavailable) and self.handler.signature.transaction is not None:
+            self._await_store(delivery, error)
+            return
         if isinstance(error, Drop):
             self._drop(delivery, error)
             return
@@ -211,6 +215,19 @@ class Outcomes:
         )
         self._waiting_lanes[delivery] = None
         self.retries.add((delivery, self._loop.time() + delay))
+
+    def _await_store(self, delivery: Delivery, error: StoreUnavailable) -> None:
+        """The store of a transactional handler did not answer: no attempt was made, it comes again."""
+        if delivery.answers:
+            self._refuse(delivery, error)
+            return
+        delivery.attempt -= 1
+        self.trouble = f"handler {self.handler.name!r} waits for the store: {error}"
+        if self.runner.stopping:
+            self.runner.runtime.hand_back(delivery)
+            self.runner.free_lane(delivery)
+        else:
+            self.runner.park(delivery, self._loop.time() + CONTENDED)
 
     def _drop(self, delivery: Delivery, error: BaseException) -> None:
         log.warning("handler %s: event dropped: %s", self.handler.name, error)
@@ -298,7 +315,13 @@ class Outcomes:
                 outcome = delivery._outcome
                 if outcome is None:
                     continue
-                if self.ledger is not None and delivery._identity is not None:
+                if outcome is FENCED:
+                    self.measures.fenced += 1
+                    log.warning("handler %s: a transaction was refused, its claim was lost", self.handler.name)
+                    continue
+                if isinstance(outcome, Committed):
+                    outcome = ACK if outcome.result is None else outcome
+                elif self.ledger is not None and delivery._identity is not None:
                     state = _STATES.get(outcome.kind, "done")
                     if not await self._mark([delivery], state):
                         continue

@@ -122,17 +122,13 @@ class Outputs:
                 outcomes.voided(delivery)
                 continue
             try:
-                made = await self._events(delivery, result)
-                keys = [
-                    None if handler.publish_key is None else handler.publish_key(event, event.data) for event in made
-                ]
+                made = await self.made(delivery, result)
             except HeadraceError as error:
                 outcomes.failed(delivery, error if isinstance(error, Reject) else Reject(f"output: {error}"), 0.0)
                 continue
-            replay = replay_number(delivery)
             ready.append(delivery)
             owners.extend([delivery] * len(made))
-            publications.extend(Publication(event, key, replay) for event, key in zip(made, keys, strict=True))
+            publications.extend(made)
         delay = 0.1
         while publications:
             results = await outcomes.runner.runtime.publish(handler.publishes, publications)
@@ -161,6 +157,15 @@ class Outputs:
                 outcomes.voided(delivery)
             else:
                 outcomes.complete(delivery)
+
+    async def made(self, delivery: Delivery, result: Any) -> list[Publication]:
+        """A result as what is to be published. Raises a `HeadraceError` where it cannot be."""
+        find_key = self._outcomes.handler.publish_key
+        replay = replay_number(delivery)
+        return [
+            Publication(event, None if find_key is None else find_key(event, event.data), replay)
+            for event in await self._events(delivery, result)
+        ]
 
     async def _events(self, delivery: Delivery, result: Any) -> list[Event]:
         if hasattr(result, "__aiter__"):

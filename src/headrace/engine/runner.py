@@ -79,6 +79,10 @@ class Runner:
         self._first_step = _first_step(handler.signature.call)
         self._handled = passing("handled")
 
+    def take_part(self, call: Callable[[Delivery], Any]) -> None:
+        """Have attempts run as this coroutine function does: for transactional handlers, before anything is fetched."""
+        self._first_step = _first_step(call)
+
     # Lanes
 
     def enqueue(self, delivery: Delivery) -> None:

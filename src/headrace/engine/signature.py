@@ -86,7 +86,12 @@ def resolve(function: Callable[..., Any], handler: str) -> Signature:
         elif wanted is Delivery:
             attribute = ""
         elif _is_transaction(wanted):
-            attribute, transaction = "_transaction", wanted
+            attribute, transaction = "_transaction", typing.get_origin(wanted) or wanted
+            if not is_async:
+                raise ConfigurationError(
+                    f"handler {handler!r}: parameter {name!r} is a transaction, whose calls are awaited; "
+                    "write the handler as async def"
+                )
         elif wanted is parameter.empty and parameter.default is not parameter.empty:
             continue
         elif data_name:

@@ -267,7 +267,7 @@ class RedisLedger(SharedLedger):
 
     async def _begin_lease(self, owner: Owner) -> None:
         self._owner = owner
-        self.token = await self._connection.call("INCR", f"headrace:{{{self._app}}}:token")
+        self.token = await self._connection.call("INCR", f"headrace:{{{self.app}}}:token")
         await self._renew_lease()
 
     async def _renew_lease(self) -> None:

@@ -52,14 +52,14 @@ class SharedLedger(ABC):
         self.lease = LEASE
         self.renew = RENEW
         self.retention = RETENTION
-        self._app = app
+        self.app = app
         self._beside = beside
         self._held: dict[str, set[Identity]] = {}
         self._renewal: asyncio.Task[None] | None = None
 
     def scope(self, handler: str) -> str:
         """The first part of every key."""
-        return f"{self._app}__{handler}"
+        return f"{self.app}__{handler}"
 
     def held(self, handler: str) -> set[Identity]:
         """What this process knows as its own and unfinished."""

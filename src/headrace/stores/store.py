@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from headrace.engine.checkpoints import Checkpoints, Suspects
 from headrace.engine.dead_letters import DeadLetterStore
 from headrace.engine.ledger import Ledger, Owner
+from headrace.engine.transactions import Outbox, Transactions
 from headrace.errors import ConfigurationError
 from headrace.settings import hide_secrets
 
@@ -48,7 +49,8 @@ class Store:
     dead_letters: DeadLetterStore | None = None
     checkpoints: Checkpoints | None = None
     suspects: Suspects | None = None
-    outbox: Any = None
+    transactions: Transactions | None = None
+    outbox: Outbox | None = None
     connection: Connection | None = field(default=None, repr=False)
 
     async def open(self, owner: Owner) -> None:
@@ -68,6 +70,8 @@ class Store:
     async def close(self) -> None:
         """Release what this owner claimed, end its lease and disconnect."""
         try:
+            if self.outbox is not None:
+                await self.outbox.close()
             await self.ledger.close()
         finally:
             if self.connection is not None:

@@ -8,8 +8,10 @@ from headrace.errors import ConfigurationError
 from headrace.settings import hide_secrets
 from headrace.stores.postgres.ledger import PostgresLedger
 from headrace.stores.postgres.letters import PostgresDeadLetters
+from headrace.stores.postgres.outbox import PostgresOutbox
 from headrace.stores.postgres.pool import Pool
 from headrace.stores.postgres.records import PostgresCheckpoints, PostgresSuspects
+from headrace.stores.postgres.transactions import PostgresTransactions
 from headrace.stores.store import Store
 
 __all__ = ["create"]
@@ -30,5 +32,7 @@ def create(url: str, *, app: str, beside: bool) -> Store:
         dead_letters=PostgresDeadLetters(pool),
         checkpoints=PostgresCheckpoints(pool),
         suspects=PostgresSuspects(pool, ledger, app),
+        transactions=PostgresTransactions(pool, ledger),
+        outbox=PostgresOutbox(pool, ledger, app),
         connection=pool,
     )

@@ -34,6 +34,11 @@ ANSWER: Final = 5.0
 CONNECT: Final = 5
 STARTING: Final = 5.0
 
+#: A host that is gone is noticed within some twenty seconds, also by a statement that may take as long as it likes.
+KEEPALIVE: Final[dict[str, Any]] = {
+    "keepalives_idle": 10, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 20_000,
+}  # fmt: skip
+
 #: Classes of SQLSTATE that waiting or an operator mends: connection lost, too many of something, disk full, server going
 #: down or starting, read-only after a failover, and a deadlock or serialization failure.
 _TROUBLE: Final = ("08", "25006", "40", "53", "55P03", "57", "58")
@@ -75,7 +80,7 @@ class Pool:
         while True:
             try:
                 async with self.connection() as connection:
-                    await self._within(connection, migrate(connection, self.url), 60.0)
+                    await self.within(connection, migrate(connection, self.url), 60.0)
             except StoreUnavailable:
                 if loop.time() > end:
                     raise
@@ -92,7 +97,7 @@ class Pool:
         """Run some statements on a connection, within ``wait`` seconds (`ANSWER`). Raises `StoreUnavailable` in an outage: then
         nobody knows whether they were done."""
         async with self.connection() as connection:
-            return await self._within(connection, work(connection), ANSWER if wait is None else wait)
+            return await self.within(connection, work(connection), ANSWER if wait is None else wait)
 
     async def fetch(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
         """One statement and its rows."""
@@ -135,7 +140,7 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT):
                 connection = await AsyncConnection.connect(
-                    self._conninfo, autocommit=True, connect_timeout=CONNECT, application_name="headrace"
+                    self._conninfo, autocommit=True, connect_timeout=CONNECT, application_name="headrace", **KEEPALIVE
                 )
         except TimeoutError as error:
             raise StoreUnavailable(f"store {self.url}: no connection within {CONNECT} s") from error
@@ -154,14 +159,18 @@ class Pool:
             or connection.closed
             or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
         ):
-            self.cut(connection)
-            self._all.discard(connection)
-            await connection.close()
+            await self.discard(connection)
         else:
             self._idle.append(connection)
 
-    async def _within(self, connection: Connection, work: Awaitable[T], wait: float) -> T:
-        """The work's result, or an outage. Cut, not cancelled: see above."""
+    async def discard(self, connection: Connection) -> None:
+        """Close a connection that is not given back."""
+        self.cut(connection)
+        self._all.discard(connection)
+        await connection.close()
+
+    async def within(self, connection: Connection, work: Awaitable[T], wait: float | None = ANSWER) -> T:
+        """The work's result, or an outage after ``wait`` seconds (``None``: never). Cut, not cancelled: see above."""
         task = asyncio.ensure_future(work)
         try:
             done, _ = await asyncio.wait((task,), timeout=wait)
@@ -176,7 +185,7 @@ class Pool:
         self.cut(connection)
         await asyncio.wait((task,))
         failure = task.exception()
-        raise StoreUnavailable(f"store {self.url} did not answer within {wait:g} s") from failure
+        raise StoreUnavailable(f"store {self.url} did not answer within {wait or 0:g} s") from failure
 
     def cut(self, connection: Connection) -> None:
         """End a connection's stream: the driver sees its end at once, whatever the server does."""

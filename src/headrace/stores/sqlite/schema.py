@@ -35,6 +35,7 @@ MIGRATIONS = [
         " handler TEXT NOT NULL, destination TEXT NOT NULL, data BLOB NOT NULL, at REAL NOT NULL)",
         "CREATE INDEX headrace_outbox_by_app ON headrace_outbox (app, number)",
     ),
+    ("ALTER TABLE headrace_outbox ADD COLUMN refused TEXT",),
 ]
 
 
