@@ -25,7 +25,9 @@ class UnsupportedFormat(InvalidEvent):
 
 
 class InvalidFilter(HeadraceError, ValueError):
-    """A filter or CESQL expression that cannot be compiled; raised when the app starts, never per event."""
+    """A filter or CESQL expression that cannot be compiled; raised when the app starts, never per event. Exit code 2."""
+
+    exit_code = 2
 
 
 class InvalidExpression(InvalidFilter):
@@ -108,6 +110,10 @@ class Drop(HeadraceError):
     def __init__(self, reason: str = "dropped by the handler") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class WorkerDied(HeadraceError):
+    """The process ended, again and again, while a handler ran with an event; the reason of its dead letter."""
 
 
 class StoreUnavailable(HeadraceError):

@@ -5,6 +5,7 @@ Errors of ours end as one clear sentence on stderr with the exit code of their c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -56,10 +57,10 @@ def headrace() -> None:
     """Headrace brings events to handlers."""
 
 
-def invoke() -> int:
-    """Run the command of ``sys.argv``; the exit code."""
+def invoke(arguments: Sequence[str] | None = None) -> int:
+    """Run the command of these arguments (``sys.argv``); the exit code."""
     try:
-        code = headrace(standalone_mode=False)
+        code = headrace(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class Selection:
 def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that choose letters, gathered in ``selection``."""
 
+    @functools.wraps(function)
     def gathered(
         *,
         ids: tuple[str, ...],
@@ -98,8 +100,6 @@ def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
         chosen = Selection(ids=ids, handler=handler, where=where, error=error, state=state, limit=limit)
         return function(selection=chosen, **more)
 
-    gathered.__doc__ = function.__doc__
-    gathered.__name__ = function.__name__
     wrapped: Callable[..., Any] = gathered
     for option in (
         click.argument("ids", nargs=-1),
