@@ -85,8 +85,10 @@ async def import_letter(store: DeadLetterStore, letter: DeadLetter, *, by: str, 
 
 
 class Chosen(NamedTuple):
-    """A letter that was chosen, without its event: what a run over many keeps of each."""
+    """A letter that was chosen, without its event: what a run over many keeps of each. They sort by when their last
+    attempt failed (``at``, seconds since the epoch), which is the order in which they should come again."""
 
+    at: float
     id: str
     handler: str
     key: str | None

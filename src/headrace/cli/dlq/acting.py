@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.cli.dlq.listing import row
 from headrace.cli.dlq.selection import Selection, json_option, reason_option, selecting
 
 if TYPE_CHECKING:
@@ -72,27 +73,31 @@ async def _act(
 
     async with opened(app) as letters:
         chosen: list[Chosen] = []
-        async for stored in selection.find(letters.store, letters.app, states=UNFINISHED):
+        rows: dict[str, dict[str, Any]] = {}
+        async for stored in selection.matching(letters.store, letters.app, states=UNFINISHED):
             letter = stored.letter
-            chosen.append(Chosen(letter.id, letter.handler, letter.key))
+            chosen.append(Chosen(letter.last_seen, letter.id, letter.handler, letter.key))
             if dry_run:
-                from headrace.cli.dlq.listing import row
-
-                shown = row(letter)
-                click.echo(
-                    json.dumps({**shown, "action": action, "dry_run": True})
-                    if as_json
-                    else f"would {action} {letter.id}  {letter.handler}  {letter.event_type}  {letter.event_id}"
-                )
+                rows[letter.id] = row(letter)
+        chosen.sort()
+        del chosen[selection.limit or len(chosen) :]
         if not chosen:
             click.echo("headrace: no dead letters match", err=True)
             return 3
         if dry_run:
+            for one in chosen:
+                click.echo(_would(action, rows[one.id], as_json))
             click.echo(f"headrace: {len(chosen)} dead letters would be {_DONE[action]}", err=True)
             return 0
         if not yes and not selection.ids and sys.stdin.isatty():
             click.confirm(f"{action} {len(chosen)} dead letters?", abort=True, err=True)
         return await _Run(letters, action, chosen, as_json=as_json, reason=reason).go(rate)
+
+
+def _would(action: str, shown: dict[str, Any], as_json: bool) -> str:
+    if as_json:
+        return json.dumps({**shown, "action": action, "dry_run": True})
+    return f"would {action} {shown['id']}  {shown['handler']}  {shown['type']}  {shown['event_id']}"
 
 
 class _Run:

@@ -42,15 +42,23 @@ class Selection:
         return bool(self.ids or self.handler or self.where or self.error or self.state)
 
     async def find(self, store: DeadLetterStore, app: str, *, states: tuple[str, ...]) -> AsyncIterator[Stored]:
-        """The letters, oldest first. Raises `InvalidFilter` for an expression that does not compile."""
-        matches = self._matcher((self.state,) if self.state else states)
+        """The letters, in the store's order: oldest first, those changed later at the end.
+
+        Raises `InvalidFilter` for an expression that does not compile.
+        """
         found = 0
+        async for stored in self.matching(store, app, states=states):
+            yield stored
+            found += 1
+            if found == self.limit:
+                return
+
+    async def matching(self, store: DeadLetterStore, app: str, *, states: tuple[str, ...]) -> AsyncIterator[Stored]:
+        """As `find`, without the limit."""
+        matches = self._matcher((self.state,) if self.state else states)
         async for stored in self._candidates(store, app):
             if matches(stored.letter):
                 yield stored
-                found += 1
-                if found == self.limit:
-                    return
 
     async def _candidates(self, store: DeadLetterStore, app: str) -> AsyncIterator[Stored]:
         if self.ids and all(_WHOLE_ID.fullmatch(id) for id in self.ids):
