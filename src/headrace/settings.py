@@ -34,6 +34,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("prefetch_bytes", int, 64 * 1024 * 1024, "bytes of deliveries held, per handler"),
     Setting("parked", int, 10_000, "deliveries that may wait for a retry, per handler"),
     Setting("parked_bytes", int, 64 * 1024 * 1024, "bytes of deliveries that may wait for a retry, per handler"),
+    Setting("breaker_failures", int, 20, "failed attempts in a row that open a handler's circuit breaker; 0: never"),
+    Setting("breaker_events", int, 3, "different events among them, at least"),
     Setting("drain", float, 25.0, "seconds that a drain may take"),
     Setting("ready_within", float, 10.0, "seconds to wait for broker and store at start"),
 )

@@ -15,7 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from headrace.engine.breaker import Limits
 from headrace.engine.broker import Binding, Broker
+from headrace.engine.checkpoints import Suspects
 from headrace.engine.clock import Clock
 from headrace.engine.dead_letters import DeadLetterStore
 from headrace.engine.ledger import Owner
@@ -25,7 +27,7 @@ from headrace.engine.runtime import Runtime
 from headrace.engine.sink import Sink
 from headrace.engine.source import Source
 from headrace.engine.transactional import Transactional, destination_of
-from headrace.errors import ConfigurationError, ConnectionFailed, StoreUnavailable
+from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, StoreUnavailable
 from headrace.settings import Settings, hide_secrets
 from headrace.stores import Store, open_store
 
@@ -106,6 +108,7 @@ class Worker:
         self._sinks: dict[Any, Sink] = {}
         self._opening: dict[Any, asyncio.Future[Sink]] = {}
         self._own_letters: Store | None = None
+        self._records: Suspects | None = None
 
     async def open(self) -> None:
         """Connect to everything and declare what is needed. Raises a `HeadraceError` with the exit code that fits."""
@@ -139,6 +142,8 @@ class Worker:
             concurrency=settings["concurrency"],
             grace=settings["drain"],
             clock=self._clock,
+            suspects=await self._begin_suspects(),
+            breaker=Limits(settings["breaker_failures"], settings["breaker_events"]),
             fatal=self._fatal,
         )
         for compiled in self.compiled:
@@ -238,6 +243,24 @@ class Worker:
         await letters.open()
         return letters
 
+    async def _begin_suspects(self) -> Suspects | None:
+        """Where starts are recorded, if an earlier process of this place ended uncleanly; ``None`` else.
+
+        The store's records, or the broker's where the store keeps none.
+        """
+        assert self.store is not None
+        if self._role != "run":
+            return None
+        records = self.store.suspects if self.store.durable else None
+        if records is None and self.broker is not None:
+            records = self.broker.suspects(self.app)
+        if records is None or not await records.begin(self.app, self.owner.id):
+            self._records = records
+            return None
+        self._records = records
+        log.warning("the last process of this app ended uncleanly: what it had fetched is run with care")
+        return records
+
     def binding(self, compiled: Compiled, names: tuple[str, ...]) -> Binding:
         """What the source of a handler learns about it."""
         handler = compiled.handler
@@ -302,6 +325,10 @@ class Worker:
         finally:
             del self._opening[destination]
 
+    def has_sink(self, destination: Any) -> bool:
+        """Whether its sink is open."""
+        return destination in self._sinks
+
     def _opened_sink(self, destination: Any) -> Sink:
         return self._sinks[destination]
 
@@ -315,6 +342,11 @@ class Worker:
     async def drain(self) -> bool:
         """Finish what is in flight and close; whether all of it was finished in time."""
         complete = True if self.runtime is None else await self.runtime.drain()
+        if self._records is not None:
+            try:
+                await self._records.end(self.app, self.owner.id)
+            except HeadraceError as error:
+                log.warning("the clean end could not be recorded: %s", error)
         if self.relay is not None:
             await self.relay.stop(RELAY_GRACE)
         await self.close()

@@ -55,6 +55,7 @@ class Outcomes:
         self.publications: Stage[tuple[Delivery, Any]] = Stage(self.outputs.process, defect, parallel=4)
         self.releases: Stage[Delivery] = Stage(self._release, defect)
         self.claims: Stage[Delivery] = Stage(self._reclaim, defect)
+        self.corrections: Stage[tuple[Identity, Attempts]] = Stage(self._correct, defect)
         self._contended: dict[Delivery, asyncio.TimerHandle] = {}
         self._waiting_lanes: dict[Delivery, None] = {}
         self._loop = asyncio.get_running_loop()
@@ -75,6 +76,10 @@ class Outcomes:
         """A head with a hurdle: ``True`` where the attempt may start now."""
         if delivery._claim == "void":
             self.voided(delivery)
+            return False
+        if delivery._claim == "suspect":
+            assert self.runner.suspicion is not None
+            self.runner.suspicion.starts.add(delivery)
             return False
         # Claimed elsewhere, or a duplicate of one in progress here: it waits at the head of its lane.
         self._contended[delivery] = self._loop.call_later(CONTENDED, self.claims.add, delivery)
@@ -102,7 +107,7 @@ class Outcomes:
                 self._contended[delivery] = self._loop.call_later(CONTENDED, self.claims.add, delivery)
                 continue
             self.take_claim(delivery, claim)
-            if delivery._claim is None:
+            if delivery._claim is None or delivery._claim == "suspect":
                 self.runner.ready.append(delivery)
             elif delivery._claim == "finished":
                 self.duplicate(delivery)
@@ -120,6 +125,9 @@ class Outcomes:
             if attempts is not None:
                 delivery._history = attempts
                 delivery.attempt = attempts.count
+            suspicion = self.runner.suspicion
+            if suspicion is not None and suspicion.is_suspect(delivery, delivery._identity or ("", "")):
+                delivery._claim = "suspect"
             self.measures.lookups["fresh"] += 1
         elif state in ("ours", "busy"):
             delivery._claim = state
@@ -160,6 +168,7 @@ class Outcomes:
     def voided(self, delivery: Delivery) -> None:
         """Lost by its source: nothing of it counts; the claim goes back."""
         self._waiting_lanes.pop(delivery, None)
+        self._attempt_ended(delivery)
         self.measures.outcomes["cancelled"] += 1
         self.runner.free_lane(delivery)
         self._let_go(delivery)
@@ -168,6 +177,7 @@ class Outcomes:
     def failed(self, delivery: Delivery, error: BaseException | None, started: float) -> None:
         """The attempt failed, was cancelled by the engine, or ran out of time."""
         why, delivery._cancel = delivery._cancel, None
+        self._attempt_ended(delivery)
         if delivery.voided is not None:
             self.voided(delivery)
             return
@@ -197,10 +207,12 @@ class Outcomes:
             self._dead(delivery, error)
             return
         delay = error.seconds if isinstance(error, RetryAfter) else _asked(error)
+        if not isinstance(error, RetryAfter) and self.runner.breaker.failed(delivery, error):
+            return
         if delay is None:
             delay = retry.backoff.delay(delivery.attempt)
         if delivery.attempt >= retry.attempts or self._over_budget(delivery, delay) or self._expires(delivery, delay):
-            self._exhausted(delivery, error)
+            self.exhausted(delivery, error)
             return
         self.measures.outcomes["retry"] += 1
         log.info(
@@ -254,7 +266,14 @@ class Outcomes:
         event = delivery.event
         return event is not None and self.runner.runtime.expired(event, delay)
 
-    def _exhausted(self, delivery: Delivery, error: BaseException) -> None:
+    def _attempt_ended(self, delivery: Delivery) -> None:
+        """The process lives, whatever becomes of the event."""
+        if self.runner.suspicion is not None:
+            self.runner.suspicion.ended(delivery)
+        self.runner.breaker.ended(delivery)
+
+    def exhausted(self, delivery: Delivery, error: BaseException) -> None:
+        """No attempt is left: what the policy says happens now."""
         end = self.handler.retry.on_exhausted
         if end == "drop":
             self._drop(delivery, error)
@@ -302,6 +321,7 @@ class Outcomes:
     # Stages
 
     async def _settle(self, batch: list[Delivery]) -> None:
+        handled = self.measures.outcomes["ok"]
         done = [delivery for delivery in batch if delivery._outcome is None]
         good = done
         if self.ledger is not None:
@@ -329,6 +349,15 @@ class Outcomes:
                     self.measures.outcomes["ok"] += 1
                 delivery.source.settle(delivery, outcome)
                 settled += 1
+        suspicion, breaker = self.runner.suspicion, self.runner.breaker
+        if breaker.open or breaker.row:
+            if self.measures.outcomes["ok"] > handled:
+                breaker.succeeded()
+            for delivery in batch:
+                breaker.ended(delivery)
+        if suspicion is not None and suspicion.under_watch:
+            for delivery in batch:
+                suspicion.ended(delivery)
         if self._settled is not None:
             self._settled(settled)
         for subscription in self.runner.subscriptions:
@@ -372,6 +401,9 @@ class Outcomes:
                 self.voided(delivery)
             elif self.runner.stopping:
                 self.runner.runtime.hand_back(delivery)
+            elif self.runner.breaker.open:
+                self.runner.ready.append(delivery)
+                self.runner.breaker.joined()
             elif self.handler.order == "release" and ledger is not None and not delivery.source.keeps_order:
                 delay = max(0.0, due - self._loop.time())
                 self.releases.add(delivery)
@@ -414,6 +446,12 @@ class Outcomes:
                 self.settle.add(delivery)
             await runtime.buried(letter, replay_number(delivery))
 
+    async def _correct(self, batch: list[tuple[Identity, Attempts]]) -> None:
+        """The circuit breaker took failures back."""
+        ledger = self.ledger
+        if ledger is not None:
+            await self.stored("record", lambda: ledger.record(self.handler.name, batch))
+
     async def _release(self, batch: list[Delivery]) -> None:
         ledger = self.ledger
         identities = [delivery._identity for delivery in batch if delivery._identity is not None]
@@ -453,7 +491,11 @@ class Outcomes:
 
     async def join(self) -> None:
         """Wait until every stage is empty."""
-        stages: list[Stage[Any]] = [self.publications, self.retries, self.letters, self.releases, self.settle]
+        stages: list[Stage[Any]] = [
+            self.publications, self.retries, self.letters, self.corrections, self.releases, self.settle,
+        ]  # fmt: skip
+        if self.runner.suspicion is not None:
+            stages = [self.runner.suspicion.starts, *stages, self.runner.suspicion.ends]
         for _ in range(3):
             for stage in stages:
                 await stage.join()
@@ -461,7 +503,7 @@ class Outcomes:
     async def close(self) -> None:
         """End the stages."""
         stages: list[Stage[Any]] = [
-            self.publications, self.retries, self.letters, self.releases, self.settle, self.claims,
+            self.publications, self.retries, self.letters, self.corrections, self.releases, self.settle, self.claims,
         ]  # fmt: skip
         for stage in stages:
             await stage.close()

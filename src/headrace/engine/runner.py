@@ -20,12 +20,14 @@ from contextvars import Context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from headrace.engine.breaker import Breaker
 from headrace.engine.context import carry_on, current
 from headrace.engine.deadlines import Deadlines
 from headrace.engine.failpoints import passing
 from headrace.engine.measures import HandlerMeasures
 from headrace.engine.outcomes import Outcomes
 from headrace.engine.parking import Parking
+from headrace.engine.suspicion import Solitude, Suspicion
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
@@ -47,7 +49,7 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self.waiting: deque[Runner] = deque()
+        self.waiting: deque[Runner | Solitude] = deque()
 
 
 class Runner:
@@ -67,8 +69,13 @@ class Runner:
         self.inflight = 0
         self.paused = False
         self.stopping = False
+        #: The one delivery that may start although the gate is closed: a probe, or a suspect that runs alone.
+        self.let_through: Delivery | None = None
+        self._pauses: set[str] = set()
         self.deadlines = Deadlines(handler.timeout, self._expired)
+        self.breaker = Breaker(self, runtime.breaker)
         self.outcomes = Outcomes(self)
+        self.suspicion = Suspicion(self, runtime.suspects) if runtime.suspects is not None else None
         self._slots = runtime.slots
         self._executor: Executor | None = None
         self._loop = asyncio.get_running_loop()
@@ -156,11 +163,38 @@ class Runner:
         elif delivery in self.parking.places:
             self.unpark(delivery)
 
+    # Pausing
+
+    def pause(self, why: str) -> None:
+        """Start nothing more and fetch nothing more until every reason is gone; what runs goes on."""
+        self._pauses.add(why)
+        self.paused = True
+
+    def resume(self, why: str) -> None:
+        """One reason to pause is gone."""
+        self._pauses.discard(why)
+        if self.paused and not self._pauses:
+            self.paused = False
+            self.fetch_more()
+            if self.ready and not self._walking:
+                self.wake()
+
+    def paused_by(self, why: str) -> bool:
+        """Whether this is a reason why it is paused."""
+        return why in self._pauses
+
+    def slots_open(self) -> bool:
+        """Whether the app lets anything start: not while a suspect runs alone."""
+        return self._slots.limit > 0
+
     # Workers
 
     def wake(self) -> None:
         """Have one more worker walk the ready lanes, if the concurrency allows it."""
-        if self.stopping or self.paused:
+        if self.stopping:
+            return
+        if self.paused and self.let_through is None:
+            self.breaker.joined()
             return
         if self._idle:
             self._walking += 1
@@ -191,14 +225,16 @@ class Runner:
         deadline_of_slice = perf_counter() + SLICE
         while True:
             if not ready or self.stopping or self.paused or slots.used >= slots.limit:
-                if ready and slots.used >= slots.limit and self not in slots.waiting:
-                    slots.waiting.append(self)
-                self._walking -= 1
-                idle: asyncio.Future[None] = self._loop.create_future()
-                self._idle.append(idle)
-                await idle
-                deadline_of_slice = perf_counter() + SLICE
-                continue
+                if not ready or self.stopping or ready[0] is not self.let_through:
+                    if ready and slots.used >= slots.limit and self not in slots.waiting:
+                        slots.waiting.append(self)
+                    self._walking -= 1
+                    idle: asyncio.Future[None] = self._loop.create_future()
+                    self._idle.append(idle)
+                    await idle
+                    deadline_of_slice = perf_counter() + SLICE
+                    continue
+                self.let_through = None
             delivery = popleft()
             if delivery._claim is not None and not outcomes.admit(delivery):
                 continue
@@ -325,6 +361,7 @@ class Runner:
             self.held_bytes += size
             heads.append(head)
         heads.extend(self.outcomes.take_contended())
+        heads.extend(self.runtime.solitude.drop(self))
         unstarted = []
         for running in [*self.deadlines.running(), *self.outcomes.holding()]:
             # The head goes on to its end; what waits behind it does not begin.
@@ -347,6 +384,9 @@ class Runner:
             task.cancel()
         if self._workers:
             await asyncio.gather(*self._workers, return_exceptions=True)
+        await self.breaker.close()
+        if self.suspicion is not None:
+            await self.suspicion.close()
         await self.outcomes.close()
 
     def health_detail(self) -> str:
@@ -357,7 +397,7 @@ class Runner:
                 f"({self.parking.items} of {self.parking.budget.items}), most of them behind key {self.parking.largest()!r}; "
                 "its sources are paused until that key recovers"
             )
-        return self.outcomes.trouble
+        return self.breaker.detail() or self.outcomes.trouble
 
 
 def _first_step(call: Callable[[Delivery], Any]) -> Callable[[Delivery], Any]:

@@ -8,8 +8,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
+from time import perf_counter
 from typing import Any
 
+from headrace.engine.breaker import Limits
+from headrace.engine.checkpoints import Suspects
 from headrace.engine.clock import Clock
 from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
 from headrace.engine.delivery import HAND_BACK, Delivery
@@ -20,6 +23,7 @@ from headrace.engine.runner import Runner, Slots
 from headrace.engine.sink import Publication, Published, Sink
 from headrace.engine.source import Source
 from headrace.engine.subscription import Subscription
+from headrace.engine.suspicion import Solitude
 from headrace.errors import InvalidEvent
 from headrace.event import Event
 
@@ -36,6 +40,8 @@ class Runtime:
         sink: gives the open sink of what a handler's ``publishes`` names.
         concurrency: attempts at once over all handlers.
         grace: seconds that a drain may take.
+        suspects: where starts of suspects are recorded after an unclean end, else ``None``.
+        breaker: when a handler's circuit breaker opens.
         fatal: called once with the exit code when the app must end by itself (``on_exhausted="stop"``: 1; a defect: 1).
     """
 
@@ -49,12 +55,17 @@ class Runtime:
         concurrency: int = 512,
         grace: float = 25.0,
         clock: Clock | None = None,
+        suspects: Suspects | None = None,
+        breaker: Limits | None = None,
         fatal: Callable[[int], None] | None = None,
     ) -> None:
         self.app_name = app
         self.ledger = ledger
         self.dead_letters = dead_letters
         self.slots = Slots(concurrency)
+        self.solitude = Solitude(self.slots)
+        self.suspects = suspects
+        self.breaker = breaker or Limits()
         self.clock = clock or Clock()
         self.context = copy_context()
         self.grace = grace
@@ -109,6 +120,24 @@ class Runtime:
             else:
                 measures.published["failed"] += 1
         return results
+
+    async def publish_one(self, destination: Any, publication: Publication) -> Published | Exception:
+        """Publish one event; the quick way where the sink has one at this moment."""
+        sink = self._sink(destination)
+        begin = getattr(sink, "begin", None)
+        waiting = None if begin is None else begin(publication)
+        if waiting is None:
+            (result,) = await self.publish(destination, [publication])
+            return result
+        measures = self.sinks.get(sink.name)
+        if measures is None:
+            measures = self.sinks[sink.name] = SinkMeasures(sink.name)
+        begun = perf_counter()
+        answer: Published | Exception = await waiting
+        measures.duration.add(perf_counter() - begun)
+        kind = "failed" if not isinstance(answer, Published) else "duplicate" if answer.duplicate else "ok"
+        measures.published[kind] += 1
+        return answer
 
     def expired(self, event: Event, delay: float) -> bool:
         """Whether the event's ``expirytime`` is over after so many seconds. One that is no time never expires."""

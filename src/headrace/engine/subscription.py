@@ -72,8 +72,11 @@ class Subscription:
         """What may be fetched now, or ``None`` where it is not worth asking: a part of the prefetch is free before more
         is fetched, so that batches stay batches; with nothing held the whole of it is."""
         runner = self.runner
-        if runner.paused or runner.stopping or runner.parking.full:
+        if runner.stopping or runner.parking.full:
             return None
+        if runner.paused:
+            # A probe of the circuit breaker takes one event, where none is here.
+            return Credit(1, runner.handler.prefetch.bytes) if runner.breaker.wants_one else None
         limit, size = runner.handler.prefetch
         limit += runner.limit
         items, space = limit - runner.held_items, size - runner.held_bytes
@@ -167,7 +170,10 @@ class Subscription:
             if self._ledger:
                 await self._claim(good, identities)
             else:
-                for delivery in good:
+                suspicion = runner.suspicion
+                for delivery, identity in zip(good, identities, strict=True):
+                    if suspicion is not None and suspicion.is_suspect(delivery, identity):
+                        delivery._claim = "suspect"
                     runner.enqueue(delivery)
         if handler.ack_first:
             for delivery in good:
@@ -184,10 +190,13 @@ class Subscription:
         ready, lanes = runner.ready, runner.lanes
         simple = not runner.parking.heads
         fresh = 0
+        suspicion = runner.suspicion
         for delivery, identity, claim in zip(good, identities, claims, strict=True):
             delivery._identity = identity
             if claim is CLAIMED:
                 fresh += 1
+                if suspicion is not None and suspicion.is_suspect(delivery, identity):
+                    delivery._claim = "suspect"
             else:
                 outcomes.take_claim(delivery, claim)
                 if delivery._claim == "finished":

@@ -56,6 +56,7 @@ class OwnedSource(JetStreamSource):
         super().__init__(*arguments, **named)
         self.on_owner: list[Any] = []
         self._pin = ""
+        self._before = 0
         self._held: dict[int, JetStreamDelivery] = {}
         self._expected = 0
         self._skip = 0
@@ -151,6 +152,8 @@ class OwnedSource(JetStreamSource):
         self._pin = pin
         self._renew()
         about = facts(message[1])
+        # What a predecessor was given: a rewound consumer counts its deliveries anew and does not say so itself.
+        self._before = max(about.sequence, self._delivered[0] + 1)
         await self._read_note()
         if about.consumer_sequence == 1:
             # Nothing was delivered to anybody since the consumer was made or rewound: this is the first.
@@ -422,7 +425,8 @@ class OwnedSource(JetStreamSource):
                     event = plain(subject, headers, body, incarnation.source, str(sequence), wants_bytes)
             except InvalidEvent as found:
                 error = found
-            delivery = JetStreamDelivery(self, event, bytes_, error, words[first] != b"1")
+            before = sequence < self._before or words[first] != b"1"
+            delivery = JetStreamDelivery(self, event, bytes_, error, before)
             delivery.subject = subject
             delivery.reply = reply
             delivery.headers = headers
