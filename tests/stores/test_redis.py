@@ -5,13 +5,10 @@ import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
 
 from headrace.engine.ledger import Owner
-from headrace.errors import ConfigurationError, ConnectionFailed, StoreUnavailable
-from headrace.stores import open_store
 from headrace.stores import redis as stores_redis
 from headrace.testing.conformance import (
     DurableLedgerConformance,

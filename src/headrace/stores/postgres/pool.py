@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -130,9 +131,9 @@ class Pool:
             raise StoreUnavailable(f"store {self.url} is closed")
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed:
+            if not connection.closed and not _ended(connection):
                 return connection
-            self._all.discard(connection)
+            await self.discard(connection)
         return await self.connect()
 
     async def connect(self) -> Connection:
@@ -188,17 +189,23 @@ class Pool:
         raise StoreUnavailable(f"store {self.url} did not answer within {wait or 0:g} s") from failure
 
     def cut(self, connection: Connection) -> None:
-        """End a connection's stream: the driver sees its end at once, whatever the server does."""
+        """End a connection's stream: the driver sees its end at once, whatever the server does. It is not used again."""
+        self._all.discard(connection)
         if connection.closed:
             return
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as stream:
             stream.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, lent ones included."""
         self._open = False
         self._idle.clear()
-        while self._all:
-            connection = self._all.pop()
-            self.cut(connection)
-            await connection.close()
+        for connection in list(self._all):
+            await self.discard(connection)
+
+
+def _ended(connection: Connection) -> bool:
+    """Whether the server has ended an idle connection: nothing but its end is to be read there."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
