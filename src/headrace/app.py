@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headrace.errors import HeadraceError
 from headrace.naming import check_name
 from headrace.router import Router
 
@@ -27,6 +26,9 @@ __all__ = ["App"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AbstractAsyncContextManager[None]]
+
+#: `headrace.publishing.publish`, once something was published.
+_publish: Any = None
 
 
 class App(Router):
@@ -192,45 +194,29 @@ class App(Router):
 
         Raises `PublishFailed` where the broker does not confirm it, `InvalidEvent` for data that cannot be encoded.
         """
-        from headrace.engine.context import current
-        from headrace.engine.letters import replay_number
-        from headrace.engine.outputs import make_event
-        from headrace.engine.sink import Publication, Published
+        global _publish
+        if _publish is None:
+            from headrace.publishing import publish
 
-        worker = await self._publishing_worker()
-        parent = current.get(None)
-        position: int | str = 0
-        handler = ""
-        if parent is not None and parent._runner is not None:
-            handler = parent._runner.handler.name
-            position = f"call {parent._calls}"
-            parent._calls += 1
-        else:
-            parent = None
-        given = {"subject": subject, "id": id, "time": time, "source": source, "type": type, **extensions}
-        event = make_event(
-            data_or_event,
-            app=self.name,
-            handler=handler,
-            type=type or (channel_or_sink if isinstance(channel_or_sink, str) else channel_or_sink.name),
-            position=position,
-            parent=parent,
-            given={name: value for name, value in given.items() if value is not None},
+            _publish = publish
+        given: dict[str, Any] = extensions
+        if subject is not None:
+            given["subject"] = subject
+        if id is not None:
+            given["id"] = id
+        if time is not None:
+            given["time"] = time
+        if source is not None:
+            given["source"] = source
+        if type is not None:
+            given["type"] = type
+        worker = self._worker
+        if worker is None:
+            worker = await self._publishing_worker()
+        published: Published = await _publish(
+            worker, self.name, channel_or_sink, data_or_event, type=type, key=key, given=given
         )
-        replay = 0 if parent is None else replay_number(parent)
-        if parent is not None and parent._runner.handler.signature.transaction is not None:
-            from headrace.engine.transactional import staged
-
-            staged(worker.outbox_name(channel_or_sink), Publication(event, key, replay), parent)
-            return Published(position="outbox")
-        await worker.sink(channel_or_sink)
-        assert worker.runtime is not None
-        (result,) = await worker.runtime.publish(channel_or_sink, [Publication(event, key, replay)])
-        if isinstance(result, Published):
-            return result
-        raise (
-            result if isinstance(result, HeadraceError) else HeadraceError(f"publishing to {channel_or_sink}: {result}")
-        )
+        return published
 
     # HTTP and tests
 

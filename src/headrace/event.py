@@ -11,7 +11,6 @@ from __future__ import annotations
 import builtins
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
-from uuid import uuid4
 
 from headrace.cloudevents.forms import BODY, BYTES, JSON, PENDING, Form, form_of
 from headrace.cloudevents.media import media
@@ -21,10 +20,12 @@ from headrace.cloudevents.types import (
     check_name,
     check_required,
     check_value,
+    checked_references,
     format_time,
     parse_time,
 )
 from headrace.errors import InvalidEvent
+from headrace.identifiers import random_id
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class Event:
     ) -> None:
         attributes: dict[str, Any] = {
             "specversion": specversion,
-            "id": str(uuid4()) if id is None else id,
+            "id": random_id() if id is None else id,
             "source": source,
             "type": type,
         }
@@ -88,8 +89,18 @@ class Event:
             attributes["datacontenttype"] = datacontenttype
         if dataschema is not None:
             attributes["dataschema"] = dataschema
-        for name, value in attributes.items():
-            attributes[name] = _checked(name, value)
+        if (
+            id is not None
+            or len(attributes) > 4
+            or specversion != "1.0"
+            or source.__class__ is not str
+            or source not in checked_references
+            or type.__class__ is not str
+            or not type
+            or not type.isprintable()
+        ):
+            for name, value in attributes.items():
+                attributes[name] = _checked(name, value)
         for name, extension in extensions.items():
             if extension is not None:
                 check_name(name)

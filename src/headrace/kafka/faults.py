@@ -10,7 +10,15 @@ from typing import Any, Final
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, PublishFailed, RefusedError
 
-__all__ = ["code_of", "fatal_for_consumer", "is_authentication", "is_fatal", "is_missing_topic", "publish_failed", "text_of"]
+__all__ = [
+    "code_of",
+    "fatal_for_consumer",
+    "is_authentication",
+    "is_fatal",
+    "is_missing_topic",
+    "publish_failed",
+    "text_of",
+]
 
 # Codes by number, so that this module needs no client at import; negative ones are librdkafka's own.
 _AUTHENTICATION: Final = frozenset({-169, 58})  # _AUTHENTICATION, SASL_AUTHENTICATION_FAILED

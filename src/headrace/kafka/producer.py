@@ -110,6 +110,33 @@ class Producer:
         await batch.future
         return [result for result in batch.results if result is not None]
 
+    def begin(
+        self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]]
+    ) -> asyncio.Future[Published | Exception] | None:
+        """Produce one record at once; its future is the confirmation. ``None`` where it has to go through `publish`: others
+        wait for room, or there is a reason to refuse it."""
+        client = self._client
+        if client is None or self._turns or self._fatal or self._closed:
+            return None
+        future: asyncio.Future[Published | Exception] = asyncio.get_running_loop().create_future()
+
+        def report(error: Any, message: Any) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(Published(False, f"{message.partition()}/{message.offset()}"))
+            else:
+                future.set_result(publish_failed(error, topic, len(message)))
+
+        try:
+            client.produce(topic, value, key, on_delivery=report, headers=headers)
+        except Exception:  # noqa: BLE001 - whatever it is, `publish` meets it again and answers for it
+            return None
+        self._pause = _SOON
+        if self._polling is None:
+            self._poll_soon()
+        return future
+
     async def _produce_in_turn(self, topic: str, records: Sequence[Record], first: int, batch: _Batch) -> None:
         """The rest of a call, in the order in which the calls came."""
         loop = asyncio.get_running_loop()

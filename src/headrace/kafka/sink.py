@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from headrace.cloudevents.kafka import binary, partition_key, structured
 from headrace.engine.sink import Publication, Published
@@ -11,6 +13,9 @@ from headrace.event import Event
 from headrace.kafka.producer import Producer, Record
 
 __all__ = ["KafkaSink"]
+
+#: The `partitionkey` extension in binary mode.
+_KEY_HEADER: Final = "ce_partitionkey"
 
 
 class KafkaSink:
@@ -59,18 +64,32 @@ class KafkaSink:
         good = iter(results)
         return [failed[index] if index in failed else next(good) for index in range(len(publications))]
 
+    def begin(self, publication: Publication) -> asyncio.Future[Published | Exception] | None:
+        """Publish one event at once, where nothing is in the way: the future is its confirmation. Else ``None``.
+
+        Raises `InvalidEvent` for one that cannot be encoded.
+        """
+        value, key, headers, _ = self._record(publication)
+        return self._producer.begin(self._topic, value, key, headers)  # type: ignore[arg-type]
+
     def _record(self, publication: Publication) -> Record:
         event, key, _, beside = publication
         record_key: bytes | None = None
+        own: tuple[str, bytes] | None = None
         if key is not None:
             record_key = key.encode("utf-8", "surrogateescape")
-            event = _with_key(event, key)
+            if "partitionkey" not in event and key.isprintable() and event._raw is not None:
+                own = (_KEY_HEADER, record_key)
+            else:
+                event = _with_key(event, key)
         elif self._forward_key:
             record_key = partition_key(event)
         headers, body = binary(event)
         if body is None and not (self._tombstones and record_key is not None):
             # A null value would be a tombstone: the event itself goes into the value.
             headers, body = structured(event)
+        elif own is not None:
+            headers.append(own)
         if beside:
             headers = [*headers, *((name, value.encode("utf-8")) for name, value in beside)]
         return Record(body, record_key, headers)
