@@ -132,6 +132,7 @@ class Delivery:
         self._lane = None
         self._outcome = None
         self._cancel = None
+        self._task = None
         self._runner = None
 
     @property
