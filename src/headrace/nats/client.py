@@ -142,10 +142,10 @@ class Connection(Client):
             raise self._why(ready_within, error)
         finally:
             refused.cancel()
-            if not connecting.done():
+            while not connecting.done():
+                # Again and again: asyncio.wait_for of Python 3.11 loses a cancellation that meets the end of an attempt.
                 connecting.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await connecting
+                await asyncio.wait({connecting}, timeout=0.1)
             if not self.is_connected:
                 await self._abandon()
 
@@ -431,7 +431,9 @@ class Connection(Client):
             self.forget(reply)
             raise Silent(f"not connected to NATS at {self.address.shown}: {self.trouble or 'connecting'}")
         try:
-            found = await asyncio.wait_for(future, timeout)
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that meets the answer.
+            async with asyncio.timeout(timeout):
+                found = await future
         except TimeoutError:
             raise Silent(f"NATS at {self.address.shown} did not answer {subject} within {timeout:g} s") from None
         finally:

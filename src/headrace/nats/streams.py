@@ -117,11 +117,27 @@ async def declared_stream(api: Api, declared: Stream, settings: Mapping[str, str
         for name, value in wanted.items()
         if found.get(name) != value
     ]
+    captured = found.get("subjects") or []
+    if declared.subject is not None and captured and not any(overlap(declared.subject, one) for one in captured):
+        differ.append(
+            f"it captures {', '.join(map(repr, captured))}, nothing of the declared subject {declared.subject!r}"
+        )
     if differ:
         raise ConfigurationError(
             f"the stream {declared.stream!r} differs from its declaration: {'; '.join(differ)}. Change one of them."
         )
     return info
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a subject can match both of two patterns."""
+    left, right = one.split("."), other.split(".")
+    for a, b in zip(left, right, strict=False):
+        if ">" in (a, b):
+            return True
+        if a != b and "*" not in (a, b):
+            return False
+    return len(left) == len(right)
 
 
 def _wanted(declared: Stream) -> dict[str, Any]:
