@@ -18,20 +18,19 @@ from headrace.nats.broker import NatsBroker
 from headrace.nats.client import publication
 from headrace.nats.publisher import header_block
 from headrace.testing.conformance.records import CheckpointConformance, DeadLetterConformance, SuspectConformance
-from headrace.testing.conformance.sources import RetryConformance, SettlementConformance, SourceConformance
+from headrace.testing.conformance.sources import DecodingConformance, RetryConformance, SettlementConformance
 from tests.nats.conftest import Connect
 from tests.nats.flows import publish
 from tests.nats.server import NatsServer
 
 
-class OnJetStream(SourceConformance):
+class OnJetStream(DecodingConformance):
     """A channel of the running test's own; each source has a connection of its own, as another process has."""
 
     @pytest.fixture(autouse=True)
-    async def place(self, server: NatsServer, connect: Connect, app: str) -> AsyncIterator[None]:
+    async def place(self, server: NatsServer, connect: Connect, app: str) -> None:
         self.server, self.connect, self.app = server, connect, app
         self.broker: NatsBroker = await connect(server)
-        return
 
     async def make(self, binding: Binding) -> Source:
         broker = await self.connect(self.server)

@@ -95,11 +95,19 @@ class NatsDeadLetters(DeadLetterStore):
         return self._subject(letter.handler, letter.id).encode(), header_block(pairs), body
 
     async def put(self, letters: Sequence[DeadLetter]) -> Sequence[Exception | None]:
-        """Store each that is not there yet."""
-        messages = [self._message(letter, 0) for letter in letters]
-        answers = await self._broker.publisher.publish(messages, f"dead letters of {self._app}")
+        """Store each that is not there yet; one of another app is refused, since that app would never find it here."""
+        ours = [letter for letter in letters if letter.app == self._app]
+        messages = [self._message(letter, 0) for letter in ours]
+        answers = iter(await self._broker.publisher.publish(messages, f"dead letters of {self._app}") if ours else ())
         results: list[Exception | None] = []
-        for answer in answers:
+        for letter in letters:
+            if letter.app != self._app:
+                why = (
+                    f"dead letter {letter.id} is of app {letter.app!r}, and these are the dead letters of {self._app!r}"
+                )
+                results.append(PublishFailed(why, transient=False))
+                continue
+            answer = next(answers)
             if isinstance(answer, Confirmed) or (
                 isinstance(answer, Refused) and answer.err_code in WRONG_LAST_SEQUENCE
             ):

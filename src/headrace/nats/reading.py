@@ -74,7 +74,8 @@ async def read_stream(
             arrived.clear()
             if not tap.messages:
                 try:
-                    await asyncio.wait_for(arrived.wait(), _QUIET)
+                    async with asyncio.timeout(_QUIET):
+                        await arrived.wait()
                 except TimeoutError:
                     raise Silent(f"stream {stream} stopped sending while it was read") from None
             messages, tap.messages = tap.messages, []
