@@ -216,6 +216,20 @@ class Binding:
         """
         body = event.raw
         prefix = self.prefix
+        if self.writes_bytes and not self.percent_encoded and self.content_type == "beside":
+            # Kafka's: values are bytes as they are.
+            attributes = event._attributes
+            written: list[tuple[str, Any]] = [
+                (prefix + name, (value if value.__class__ is str else canonical(value)).encode())
+                for name, value in attributes.items()
+                if name != "datacontenttype"
+            ]
+            media_type = attributes.get("datacontenttype")
+            if media_type is not None:
+                written.append((CONTENT_TYPE, media_type.encode()))
+            elif event._form is JSON:
+                written.append((CONTENT_TYPE, b"application/json"))
+            return written, self.absent_body if body is None else body
         headers: list[tuple[str, Any]] = []
         declared: str | None = None
         for name, value in event._attributes.items():

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -53,7 +53,7 @@ def encode_json(data: Any) -> bytes:
         InvalidEvent: a value that JSON has no form for, NaN and infinities included.
     """
     try:
-        encoded = msgspec.json.encode(data, enc_hook=_plain)
+        encoded = _encode(data)
         # msgspec writes NaN as null; the search is only made where there is a null to explain.
         if b"null" in encoded:
             _refuse_nan(msgspec.to_builtins(data, enc_hook=_plain))
@@ -270,6 +270,9 @@ def _plain(value: Any) -> Any:
     if _is_pydantic(type(value)):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def _refuse_nan(value: Any) -> None:
