@@ -17,6 +17,7 @@ from headrace.engine.failpoints import passing
 from headrace.engine.ledger import AttemptError, Attempts, Claim, Identity
 from headrace.engine.letters import compose, replay_number
 from headrace.engine.outputs import Outputs
+from headrace.engine.refusals import Refusals
 from headrace.engine.stage import Stage
 from headrace.engine.transactional import FENCED, Committed
 from headrace.errors import Drop, HeadraceError, InvalidEvent, Reject, RetryAfter, StoreUnavailable
@@ -55,6 +56,7 @@ class Outcomes:
         self.publications: Stage[tuple[Delivery, Any]] = Stage(self.outputs.process, defect, parallel=4)
         self.releases: Stage[Delivery] = Stage(self._release, defect)
         self.claims: Stage[Delivery] = Stage(self._reclaim, defect)
+        self.refusals = Refusals(self)
         self.corrections: Stage[tuple[Identity, Attempts]] = Stage(self._correct, defect)
         self._contended: dict[Delivery, asyncio.TimerHandle] = {}
         self._waiting_lanes: dict[Delivery, None] = {}
@@ -70,7 +72,15 @@ class Outcomes:
         """Claim a batch; waits through outages of the ledger."""
         ledger = self.ledger
         assert ledger is not None
-        return await self.stored("claim", lambda: ledger.claim(self.handler.name, identities))
+        asked = 0
+
+        async def ask() -> Sequence[Claim]:
+            nonlocal asked
+            asked += 1
+            return await ledger.claim(self.handler.name, identities)
+
+        claims = await self.stored("claim", ask)
+        return claims if asked == 1 else self.refusals.untangled(identities, claims)
 
     def admit(self, delivery: Delivery) -> bool:
         """A head with a hurdle: ``True`` where the attempt may start now."""
@@ -324,8 +334,9 @@ class Outcomes:
         handled = self.measures.outcomes["ok"]
         done = [delivery for delivery in batch if delivery._outcome is None]
         good = done
+        refused: list[Delivery] = []
         if self.ledger is not None:
-            good = await self._mark(done, "done")
+            good = await self._mark(done, "done", refused)
         settled = len(good)
         for delivery in good:
             delivery.source.settle(delivery, ACK)
@@ -343,7 +354,7 @@ class Outcomes:
                     outcome = ACK if outcome.result is None else outcome
                 elif self.ledger is not None and delivery._identity is not None:
                     state = _STATES.get(outcome.kind, "done")
-                    if not await self._mark([delivery], state):
+                    if not await self._mark([delivery], state, refused):
                         continue
                 if outcome.kind == "ack":
                     self.measures.outcomes["ok"] += 1
@@ -360,6 +371,9 @@ class Outcomes:
                 suspicion.ended(delivery)
         if self._settled is not None:
             self._settled(settled)
+        if refused:
+            self.refusals.add(refused)
+            batch = [delivery for delivery in batch if delivery not in refused]
         for subscription in self.runner.subscriptions:
             subscription.let_go(batch)
         self.runner.released(len(batch), sum([delivery.size for delivery in batch]))
@@ -369,8 +383,8 @@ class Outcomes:
                     timer.cancel()
                     self.claims.add(delivery)
 
-    async def _mark(self, batch: list[Delivery], state: str) -> list[Delivery]:
-        """Mark those that are still ours; returns what may be settled."""
+    async def _mark(self, batch: list[Delivery], state: str, refused: list[Delivery]) -> list[Delivery]:
+        """Mark those that are still ours; returns what may be settled, and adds to ``refused`` what the ledger refused."""
         ledger = self.ledger
         assert ledger is not None
         batch = [delivery for delivery in batch if delivery.voided is None]
@@ -386,6 +400,7 @@ class Outcomes:
         log.warning(
             "handler %s: %d completions refused, their claims were lost", self.handler.name, len(marks) - sum(marks)
         )
+        refused.extend(delivery for delivery, mark in zip(batch, marks, strict=True) if not mark)
         return [delivery for delivery, mark in zip(batch, marks, strict=True) if mark]
 
     async def _retry(self, batch: list[tuple[Delivery, float]]) -> None:
@@ -492,7 +507,7 @@ class Outcomes:
     async def join(self) -> None:
         """Wait until every stage is empty."""
         stages: list[Stage[Any]] = [
-            self.publications, self.retries, self.letters, self.corrections, self.releases, self.settle,
+            self.publications, self.retries, self.letters, self.corrections, self.releases, self.settle, self.refusals.stage,
         ]  # fmt: skip
         if self.runner.suspicion is not None:
             stages = [self.runner.suspicion.starts, *stages, self.runner.suspicion.ends]
@@ -504,6 +519,7 @@ class Outcomes:
         """End the stages."""
         stages: list[Stage[Any]] = [
             self.publications, self.retries, self.letters, self.corrections, self.releases, self.settle, self.claims,
+            self.refusals.stage,
         ]  # fmt: skip
         for stage in stages:
             await stage.close()
