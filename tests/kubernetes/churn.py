@@ -116,10 +116,13 @@ class Churn:
         }
         command = (sys.executable, "-m", "headrace", "run", "churn_app.py")
         with (self.folder / "log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*command, env=environment, cwd=self.folder, stderr=log)
+            # A group of its own: whatever processes the app consists of are killed together.
+            self._process = await asyncio.create_subprocess_exec(
+                *command, env=environment, cwd=self.folder, stderr=log, start_new_session=True
+            )
 
     async def _kill_app(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         self.saved[self.life] = await self._checkpoint()
         await asyncio.sleep(self.chance.uniform(0, 1))

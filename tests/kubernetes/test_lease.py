@@ -1,0 +1,258 @@
+"""Leader election on a real API server: one at a time acts, whatever happens to the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from headrace.errors import ConfigurationError
+from headrace.kubernetes import Cluster, Lease, LeaseLost, Watch
+from headrace.kubernetes.client import Client
+from headrace.kubernetes.connection import Connection
+from headrace.kubernetes.kubeconfig import load
+from headrace.kubernetes.lease import Elector
+from tests.kubernetes.actor import Actor
+from tests.kubernetes.relay import Relay
+from tests.kubernetes.watching import Watching, eventually
+from tests.servers.apiserver import ApiServer
+from tests.servers.nats import Nats
+
+DURATION = 3.0
+
+
+def elector(client: Client, actor: Actor) -> Elector:
+    lease = Lease("acting", duration=DURATION, renew_within=2.0, retry_every=0.3)
+    return Elector(client, lease.name, actor.namespace, lease.times)
+
+
+async def holder(actor: Actor) -> str:
+    record = await actor.get("leases.coordination.k8s.io", "acting")
+    return str(record["spec"].get("holderIdentity") or "")
+
+
+async def test_one_leads_and_the_other_follows_when_it_is_given_back(cluster: ApiServer, actor: Actor) -> None:
+    first, second = elector(actor.client, actor), elector(actor.client, actor)
+    first.acquire()
+    await asyncio.wait_for(first.lead(), 20)
+    second.acquire()
+    await eventually(lambda: second.holder == first.identity)
+    assert first.leads
+    assert not second.leads
+    with pytest.raises(LeaseLost, match=first.identity):
+        second.check()
+    await first.release()
+    assert not first.leads
+    await asyncio.wait_for(second.lead(), 20)
+    assert await holder(actor) == second.identity
+    await second.release()
+    assert await holder(actor) == ""
+
+
+async def test_a_leader_that_cannot_renew_stops_before_another_may_begin(cluster: ApiServer, actor: Actor) -> None:
+    async with Relay(cluster.ports[2]) as relay:
+        cut = Client(load([cluster.kubeconfig_for("admin-token", server=relay.url)]))
+        first, second = elector(cut, actor), elector(actor.client, actor)
+        loop = asyncio.get_running_loop()
+        ended: list[float] = []
+        first.lost.append(lambda _: ended.append(loop.time()))
+        first.acquire()
+        await asyncio.wait_for(first.lead(), 20)
+        second.acquire()
+        await eventually(lambda: second.holder == first.identity)
+        relay.freeze()
+        await asyncio.wait_for(second.lead(), 20)
+        began = loop.time()
+        assert len(ended) == 1
+        assert ended[0] < began
+        assert not first.leads
+        assert second.leads
+        relay.thaw_new()
+        relay.cut()
+        await eventually(lambda: first.holder == second.identity)
+        assert not first.leads
+        await first.release()
+        await second.release()
+        await cut.close()
+
+
+async def test_a_lease_that_is_deleted_is_made_again_and_one_leads(cluster: ApiServer, actor: Actor) -> None:
+    first = elector(actor.client, actor)
+    first.acquire()
+    await asyncio.wait_for(first.lead(), 20)
+    await actor.delete("leases.coordination.k8s.io", "acting")
+    made = [found["metadata"]["name"] for found in await actor.list("leases.coordination.k8s.io")]
+    assert made == []
+    async with asyncio.timeout(20):
+        while not await actor.list("leases.coordination.k8s.io"):
+            await asyncio.sleep(0.05)
+    await eventually(lambda: first.leads)
+    await first.release()
+
+
+async def test_a_cluster_with_a_lease_acts_for_the_leader_only(cluster: ApiServer, actor: Actor) -> None:
+    await actor.configmap("target")
+    lease = Lease("acting", namespace=actor.namespace, duration=DURATION, renew_within=2.0, retry_every=0.3)
+    connection = Connection.acquire(load([cluster.kubeconfig]))
+    mine = lease.elector(connection)
+    acting = Cluster(lease=lease, audit=False, kubeconfig=str(cluster.kubeconfig))
+    change = {"data": {"a": "b"}}
+    with pytest.raises(LeaseLost):
+        await acting.patch("configmaps", change, name="target", namespace=actor.namespace)
+    mine.acquire()
+    await asyncio.wait_for(mine.lead(), 20)
+    await acting.patch("configmaps", change, name="target", namespace=actor.namespace)
+    await mine.release()
+    with pytest.raises(LeaseLost):
+        await acting.patch("configmaps", change, name="target", namespace=actor.namespace)
+    await connection.release()
+
+
+def test_times_that_would_let_two_act_are_refused() -> None:
+    for duration, renew, retry in ((10.0, 10.0, 2.0), (10.0, 12.0, 2.0), (10.0, 5.0, 5.0), (0.5, 0.3, 0.1)):
+        with pytest.raises(ConfigurationError):
+            Lease("x", duration=duration, renew_within=renew, retry_every=retry)
+
+
+APP = """
+import asyncio, json, os
+from headrace import App, Event
+from headrace.kubernetes import Cluster, Lease, LeaseLost, Watch
+
+app = App(os.environ["APP"])
+namespace = os.environ["NAMESPACE"]
+lease = Lease("acting", namespace=namespace, duration=4, renew_within=2.8, retry_every=0.4)
+cluster = Cluster(lease=lease, audit=False)
+HISTORY = os.open(os.environ["HISTORY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+def note(what, event, version=0):
+    os.write(HISTORY, json.dumps([os.environ["REPLICA"], what, event["name"], int(version)]).encode() + b"\\n")
+
+@app.on(Watch("configmaps", namespace=namespace, label_selector="work=yes", lease=lease), concurrency=8)
+async def act(event: Event) -> None:
+    note("began", event)
+    await asyncio.sleep(0.1)
+    try:
+        now = await cluster.patch("configmaps", {"data": {"by": event.id}}, name="target", namespace=namespace)
+    except LeaseLost:
+        note("refused", event)
+        raise
+    note("acted", event, now["metadata"]["resourceVersion"])
+"""
+
+
+class Note(NamedTuple):
+    """A line of the history. ``version``: the server's order of what was acted."""
+
+    replica: str
+    what: str
+    name: str
+    version: int
+
+
+class Replicas:
+    """Two ``headrace run`` of the app, with one history."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        (folder / "replica.py").write_text(APP)
+        self._folder = folder
+        self._environment = {**environment, "HISTORY": str(folder / "history")}
+        self.processes: list[asyncio.subprocess.Process] = []
+
+    async def start(self) -> None:
+        for replica in range(2):
+            with (self._folder / "log").open("ab") as log:
+                self.processes.append(
+                    await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-m", "headrace", "run", "replica.py"),
+                        cwd=self._folder,
+                        env={**self._environment, "REPLICA": str(replica)},
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                )
+
+    def history(self) -> list[Note]:
+        path = self._folder / "history"
+        return [Note(*json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def acted(self, replica: str) -> int:
+        """How often a replica has acted."""
+        return sum(note.replica == replica and note.what == "acted" for note in self.history())
+
+    def strike(self, replica: str, number: signal.Signals) -> None:
+        """Send a signal to all processes of a replica."""
+        os.killpg(self.processes[int(replica)].pid, number)
+
+    async def stop(self) -> None:
+        for replica, process in enumerate(self.processes):
+            if process.returncode is None:
+                self.strike(str(replica), signal.SIGCONT)
+                process.terminate()
+        await asyncio.gather(*(asyncio.wait_for(process.wait(), 40) for process in self.processes))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped past its lease"])
+async def test_two_replicas_act_one_at_a_time(
+    cluster: ApiServer, actor: Actor, nats_server: Nats, tmp_path: Path, how: signal.Signals
+) -> None:
+    await actor.configmap("target")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")},
+        "APP": f"replica-{actor.namespace}",
+        "KUBECONFIG": str(cluster.kubeconfig),
+        "NAMESPACE": actor.namespace,
+        "HEADRACE_ADMIN": "127.0.0.1:0",
+        "HEADRACE_BROKER": nats_server.url,
+    }
+    replicas = Replicas(tmp_path, environment)
+    made: list[str] = []
+
+    async def work() -> None:
+        while True:
+            body = {"metadata": {"name": f"w{len(made)}", "labels": {"work": "yes"}}}
+            await actor.create("configmaps", body)
+            made.append(f"w{len(made)}")
+            await asyncio.sleep(0.05)
+
+    watch = Watch("leases.coordination.k8s.io", namespace=actor.namespace, kubeconfig=str(cluster.kubeconfig))
+    worker = asyncio.create_task(work())
+    try:
+        await replicas.start()
+        async with Watching(watch) as leases:
+            await eventually(lambda: max(replicas.acted("0"), replicas.acted("1")) > 10, seconds=60)
+            leader, other = sorted("01", key=replicas.acted, reverse=True)
+            replicas.strike(leader, how)
+            await eventually(lambda: replicas.acted(other) > 10, seconds=60)
+            if how == signal.SIGSTOP:
+                # It wakes up in the middle of its handlers; each finds the lease gone before it acts.
+                replicas.strike(leader, signal.SIGCONT)
+                seen = replicas.acted(other)
+                await eventually(lambda: replicas.acted(other) > seen + 20, seconds=60)
+            worker.cancel()
+            await eventually(lambda: set(made) <= {n.name for n in replicas.history() if n.what == "acted"}, seconds=60)
+            holders = [
+                (int(event.data["metadata"]["resourceVersion"]), event.data["spec"].get("holderIdentity") or "")
+                for event in leases.events
+            ]
+            history = replicas.history()
+    finally:
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        await replicas.stop()
+    # In the server's order: whoever writes holds the lease.
+    writers: dict[str, set[str]] = {}
+    for note in history:
+        if note.what == "acted":
+            holder = [holder for version, holder in holders if version <= note.version][-1]
+            writers.setdefault(holder, set()).add(note.replica)
+    assert sorted(writers.values(), key=sorted) == [{"0"}, {"1"}]
+    acted = [note.name for note in history if note.what == "acted"]
+    # What was under way, or not saved, when the leader was struck may be done again by the other; no more.
+    assert len(acted) - len(set(acted)) < 50
