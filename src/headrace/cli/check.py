@@ -40,32 +40,12 @@ def command(app: str, connect: bool, as_json: bool) -> int:
 
 
 def _handlers(compiled: list[Compiled]) -> list[dict[str, Any]]:
-    return [{"handler": one.handler.name, "text": _policy(one)} for one in compiled]
+    from headrace.control.words import policy
 
-
-def _policy(compiled: Compiled) -> str:
-    handler = compiled.handler
-    retry = handler.retry
-    source = compiled.channel or compiled.declaration.name
-    if getattr(compiled.declaration, "keyed", False) and not handler.keyed:
-        order = "in order per object"
-    else:
-        order = "in order per key" if handler.keyed else "in no order"
-    words = [
-        f"handler {handler.name}: reads {source}, {order}, up to {handler.concurrency} at once, "
-        f"{handler.timeout:g} s an attempt, {retry.attempts} attempts"
+    return [
+        {"handler": one.handler.name, "text": policy(one.handler, one.channel or one.declaration.name)}
+        for one in compiled
     ]
-    if retry.attempts > 1:
-        wait = "its lane waits" if handler.order == "hold" else "others pass it"
-        words.append(f"while an event waits for a retry, {wait}")
-    ends = {"dead_letter": "is dead-lettered", "drop": "is dropped", "stop": "stops the app"}
-    words.append(f"what still fails {ends[retry.on_exhausted]}")
-    words.append("finished events are recognised" if handler.idempotent else "repeats are handled again")
-    if handler.ack_first:
-        words.append("acknowledged BEFORE it runs: at most once, a crash loses the event")
-    if handler.publishes is not None:
-        words.append(f"publishes to {handler.publish_type}")
-    return "; ".join(words)
 
 
 def _settings(settings: Settings) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ COMMANDS = {
     "manifest": "Write manifests for an app: the rights that it needs in a cluster.",
     "send": "Build an event and send it.",
     "tail": "Show events as they come.",
+    "handlers": "Look at the handlers of a running app; pause and resume them.",
+    "trace": "Follow an event: where it is held, its attempts, its dead letters.",
     "dlq": "Look after dead letters: list, show, edit, replay, drop, export, import.",
 }
 

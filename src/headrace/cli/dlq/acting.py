@@ -143,7 +143,7 @@ class _Run:
             loop.remove_signal_handler(number)
 
     async def _one(self, stored: Stored) -> str:
-        from headrace.cli.dlq.opening import operator
+        from headrace.cli.operator import operator
         from headrace.engine.replays import drop_letter, replay_letter
 
         store = self.letters.store

@@ -69,7 +69,8 @@ async def _export(app: str, selection: Selection, file: IO[bytes]) -> int:
 async def _import(app: str, lines: IO[bytes], *, dry_run: bool, reason: str, as_json: bool) -> int:
     import msgspec
 
-    from headrace.cli.dlq.opening import opened, operator
+    from headrace.cli.dlq.opening import opened
+    from headrace.cli.operator import operator
     from headrace.engine.dead_letters import DeadLetter
     from headrace.engine.replays import import_letter
 

@@ -44,7 +44,8 @@ async def _edit(
     reason: str,
     as_json: bool,
 ) -> int:
-    from headrace.cli.dlq.opening import opened, operator
+    from headrace.cli.dlq.opening import opened
+    from headrace.cli.operator import operator
     from headrace.engine.edits import edit_letter, proposed
 
     async with opened(app) as letters:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
-import os
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -16,19 +13,7 @@ from headrace.engine.dead_letters import DeadLetterStore
 from headrace.errors import ConfigurationError
 from headrace.worker import Worker
 
-__all__ = ["Letters", "opened", "operator"]
-
-
-def operator() -> str:
-    """Who acts, for the audit: ``HEADRACE_OPERATOR``, else the account and the machine."""
-    given = os.environ.get("HEADRACE_OPERATOR")
-    if given:
-        return given
-    try:
-        account = getpass.getuser()
-    except (KeyError, OSError):
-        account = f"uid {os.getuid()}"  # a container may run under a number that has no name
-    return f"{account}@{socket.gethostname()}"
+__all__ = ["Letters", "opened"]
 
 
 @dataclass(slots=True)

@@ -1,0 +1,39 @@
+"""A handler's effective policy in words, for ``headrace check`` and ``headrace handlers show``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headrace.engine.handler import Handler
+
+__all__ = ["ownership", "policy"]
+
+_ENDS = {"dead_letter": "is dead-lettered", "drop": "is dropped", "stop": "stops the app"}
+
+
+def policy(handler: Handler, source: str) -> str:
+    """What the runtime will do with this handler's events, in one sentence. ``source``: what it reads."""
+    retry = handler.retry
+    order = "in order per key" if handler.keyed else "in no order"
+    words = [
+        f"handler {handler.name}: reads {source}, {order}, up to {handler.concurrency} at once, "
+        f"{handler.timeout:g} s an attempt, {retry.attempts} attempts"
+    ]
+    if retry.attempts > 1:
+        wait = "its lane waits" if handler.order == "hold" else "others pass it"
+        words.append(f"while an event waits for a retry, {wait}")
+    words.append(f"what still fails {_ENDS[retry.on_exhausted]}")
+    words.append("finished events are recognised" if handler.idempotent else "repeats are handled again")
+    if handler.ack_first:
+        words.append("acknowledged BEFORE it runs: at most once, a crash loses the event")
+    if handler.publishes is not None:
+        words.append(f"publishes to {handler.publish_type}")
+    return "; ".join(words)
+
+
+def ownership(owner: bool | None) -> str:
+    """What a source's `Progress.owner` means."""
+    if owner is None:
+        return "shared by all replicas"
+    return "owned by this process" if owner else "standing by, another process owns it"
