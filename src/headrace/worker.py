@@ -258,7 +258,6 @@ class Worker:
             self._records = records
             return None
         self._records = records
-        log.warning("the last process of this app ended uncleanly: what it had fetched is run with care")
         return records
 
     def binding(self, compiled: Compiled, names: tuple[str, ...]) -> Binding:

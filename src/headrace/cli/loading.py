@@ -62,7 +62,7 @@ def _module(name: str) -> ModuleType:
         ) from error
     except ConfigurationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{name} raised while it was imported: {_where(error)}") from error
 
 
@@ -79,7 +79,7 @@ def _file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except ConfigurationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{path} raised while it was imported: {_where(error)}") from error
     return module
 

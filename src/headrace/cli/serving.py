@@ -1,4 +1,4 @@
-"""Runs an app in the foreground of this process: signals, listeners, drain, exit code. Shared by ``run`` and ``dev``."""
+"""One worker of ``headrace run``: signals, listeners, drain, exit code."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import asyncio
 import contextlib
 import gc
 import signal
+from collections.abc import Mapping
+from typing import Any
 
 import click
 import uvloop
 
 from headrace.app import App
-from headrace.errors import ConfigurationError, HeadraceError
+from headrace.cli.loading import load
+from headrace.cli.supervising import Place
+from headrace.cli.watchdog import Watchdog
+from headrace.compilation import Compiled
+from headrace.control.server import Control
+from headrace.errors import ConfigurationError, HeadraceError, RefusedError
 from headrace.http.asgi import Routes
 from headrace.http.server import Server, split_address
 from headrace.observe.admin import Admin
@@ -19,19 +26,28 @@ from headrace.observe.logging import configure
 from headrace.settings import Settings
 from headrace.worker import Worker
 
-__all__ = ["run_app"]
+__all__ = ["run_worker"]
 
 
-def run_app(app: App, settings: Settings) -> int:
-    """Run until a signal or the app itself ends it; the exit code."""
-    configure(settings["log"])
-    # What is imported by now stays: the collector need not look at it for every generation.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+def run_worker(target: str, overrides: Mapping[str, Any], *, place: Place, role: str | None = None) -> int:
+    """Load the app and run it until a signal or the app itself ends it; the exit code.
+
+    Args:
+        target: module:attribute or a file. overrides: settings given on the command line.
+        place: this worker's place under its supervisor.
+        role: run only handlers of this role (``worker``, ``ingress``, ``watcher``), or all.
+    """
     try:
+        app = load(target)
+        settings = app.settings(overrides=dict(overrides))
+        configure(settings["log"])
+        _refuse_shared_files(settings, place)
+        # What is imported by now stays: the collector need not look at it for every generation.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(app, settings))
+            return runner.run(_serve(app, settings, place, role))
     except HeadraceError as error:
         click.echo(f"headrace: {error}", err=True)
         return error.exit_code
@@ -55,20 +71,48 @@ class _End:
         self.stop(code)
 
 
-async def _serve(app: App, settings: Settings) -> int:
+def _refuse_shared_files(settings: Settings, place: Place) -> None:
+    """A SQLite file has one worker at a time."""
+    for name in ("store", "dead_letters"):
+        url = settings[name] or ""
+        if place.of > 1 and url.startswith("sqlite:"):
+            raise RefusedError(
+                f"--workers {place.of}: {url} is a SQLite file, which one worker at a time may use; "
+                f"run one worker, or name a server: HEADRACE_{name.upper()}=postgresql://…"
+            )
+
+
+def _role(compiled: Compiled) -> str:
+    """Which role runs a handler: what it is fed by."""
+    if compiled.receives:
+        return "ingress"
+    return str(getattr(compiled.declaration, "role", "worker"))
+
+
+async def _serve(app: App, settings: Settings, place: Place, role: str | None) -> int:
     end = _End()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, end.signalled, 0)
     loop.add_signal_handler(signal.SIGINT, end.signalled, 130)
-    worker = Worker(app.name, app.compile(settings), settings, fatal=end.stop)
-    if not worker.compiled:
-        raise ConfigurationError(f"app {app.name!r} has no handlers; declare one with @app.on(…)")
+    compiled = [one for one in app.compile(settings) if role is None or _role(one) == role]
+    if not compiled:
+        which = "no handlers" if role is None else f"no handlers of the role {role}"
+        raise ConfigurationError(f"app {app.name!r} has {which}; declare one with @app.on(…)")
+    worker = Worker(app.name, compiled, settings, fatal=end.stop)
     admin = Admin(app.name)
     async with contextlib.AsyncExitStack() as stack:
-        listener = Server(admin, *split_address(settings["admin"], default_port=9464, what="admin"), what="admin")
+        address = split_address(settings["admin"], default_port=9464, what="admin")
+        path = place.admin_socket if place.of > 1 else None
+        listener = Server(admin, *address, what="admin", path=path)
         await listener.open()
         stack.push_async_callback(listener.close)
-        click.echo(f"headrace: listening {listener}", err=True)
+        stack.callback(admin.close)
+        if path is None:
+            _announce(place, listener, "admin")
+        elif place.number == 0:
+            place.report(listening={"admin": settings["admin"]})
+        longest = max(one.handler.timeout for one in compiled)
+        stack.callback(Watchdog(longest, place.lifeline).stop)
         opening = asyncio.ensure_future(worker.open())
         stopping = asyncio.ensure_future(end.event.wait())
         await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -91,28 +135,38 @@ async def _serve(app: App, settings: Settings) -> int:
                 "handled again; set HEADRACE_STORE to make it durable",
                 err=True,
             )
-        await _run(app, worker, end, settings)
+        await _run(app, worker, end, settings, place)
     if not worker.complete and end.code in (0, 130):
         click.echo("headrace: the drain timed out; what was not finished is handed back", err=True)
         return 70
     return end.code
 
 
-async def _run(app: App, worker: Worker, end: _End, settings: Settings) -> None:
+def _announce(place: Place, listener: Server, what: str) -> None:
+    click.echo(f"headrace: listening {listener}", err=True)
+    place.report(listening={what: listener.authority})
+
+
+async def _run(app: App, worker: Worker, end: _End, settings: Settings, place: Place) -> None:
     async with contextlib.AsyncExitStack() as stack:
         routes = Routes()
         if worker.receivers:
             # Closed last: answers that wait for the drain still go out.
-            server = Server(routes, *split_address(settings["http"], default_port=8080, what="http"))
+            address = split_address(settings["http"], default_port=8080, what="http")
+            server = Server(routes, *address, shared=place.of > 1)
             stack.push_async_callback(server.close)
             for source in worker.receivers:
                 routes.add(source)
             await server.open()
+        assert worker.runtime is not None
+        await stack.enter_async_context(Control(worker.runtime))
         await stack.enter_async_context(app.at_work(worker))
         if worker.receivers:
-            click.echo(f"headrace: listening {server}", err=True)
+            if place.number == 0:
+                _announce(place, server, "http")
             stack.callback(server.stop)
             stack.callback(routes.drain)
+        place.report(ready=True)
         await end.event.wait()
         if end.signals:
             _watch_second_signal(end, worker)

@@ -28,7 +28,12 @@ class Suspects(Protocol):
     """Starts of deliveries that a process may have died of (delivery.md, Retry). Trouble raises `StoreUnavailable`."""
 
     async def begin(self, app: str, process: str) -> bool:
-        """Record that this process runs the app. ``True`` if an earlier one of the same place ended uncleanly."""
+        """Record that this process runs the app. ``True`` if what a source marks as delivered before may have been running
+        when a process ended uncleanly."""
+        ...
+
+    async def recorded(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
+        """How many starts of each are recorded; nothing is written."""
         ...
 
     async def started(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:

@@ -103,6 +103,20 @@ class Outcomes:
         self._contended.clear()
         return taken
 
+    def void_contended(self, delivery: Delivery) -> bool:
+        """A delivery was lost by its source: ``True`` if it was one that waits for another's claim, which is none of its own."""
+        timer = self._contended.pop(delivery, None)
+        if timer is None:
+            return False
+        timer.cancel()
+        self._abandon(delivery)
+        return True
+
+    def _abandon(self, delivery: Delivery) -> None:
+        self.measures.outcomes["cancelled"] += 1
+        self.runner.free_lane(delivery)
+        self._let_go(delivery)
+
     def holding(self) -> list[Delivery]:
         """Heads whose attempt has ended and whose lane still waits for a confirmation."""
         return list(self._waiting_lanes)
@@ -113,7 +127,13 @@ class Outcomes:
         if not batch:
             return
         for delivery, claim in zip(batch, await self.claim(identities), strict=True):
-            if self.runner.stopping or delivery.voided is not None:
+            if delivery.voided is not None:
+                if claim.state == "claimed":
+                    self.voided(delivery)
+                else:
+                    self._abandon(delivery)
+                continue
+            if self.runner.stopping:
                 self._contended[delivery] = self._loop.call_later(CONTENDED, self.claims.add, delivery)
                 continue
             self.take_claim(delivery, claim)
@@ -371,6 +391,9 @@ class Outcomes:
                 suspicion.ended(delivery)
         if self._settled is not None:
             self._settled(settled)
+        for delivery in batch:
+            if delivery.voided is not None:
+                self.releases.add(delivery)
         if refused:
             self.refusals.add(refused)
             batch = [delivery for delivery in batch if delivery not in refused]

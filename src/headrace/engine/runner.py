@@ -44,12 +44,13 @@ SLICE = 0.005
 class Slots:
     """Attempts running in the whole app, and their limit. Runners that found none wait in ``waiting``."""
 
-    __slots__ = ("limit", "used", "waiting")
+    __slots__ = ("limit", "solitude", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
         self.waiting: deque[Runner | Solitude] = deque()
+        self.solitude = Solitude(self)
 
 
 class Runner:
@@ -157,6 +158,8 @@ class Runner:
 
     def on_void(self, delivery: Delivery) -> None:
         """Its source lost a delivery (`Delivery.void`)."""
+        if self.outcomes.void_contended(delivery):
+            return
         delivery._claim = "void"
         if delivery._task is not None:
             self.cancel(delivery, "void")
@@ -361,7 +364,6 @@ class Runner:
             self.held_bytes += size
             heads.append(head)
         heads.extend(self.outcomes.take_contended())
-        heads.extend(self.runtime.solitude.drop(self))
         unstarted = []
         for running in [*self.deadlines.running(), *self.outcomes.holding()]:
             # The head goes on to its end; what waits behind it does not begin.

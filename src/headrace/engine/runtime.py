@@ -23,7 +23,6 @@ from headrace.engine.runner import Runner, Slots
 from headrace.engine.sink import Publication, Published, Sink
 from headrace.engine.source import Source
 from headrace.engine.subscription import Subscription
-from headrace.engine.suspicion import Solitude
 from headrace.errors import InvalidEvent
 from headrace.event import Event
 
@@ -63,7 +62,6 @@ class Runtime:
         self.ledger = ledger
         self.dead_letters = dead_letters
         self.slots = Slots(concurrency)
-        self.solitude = Solitude(self.slots)
         self.suspects = suspects
         self.breaker = breaker or Limits()
         self.clock = clock or Clock()
@@ -206,7 +204,9 @@ class Runtime:
         loop = asyncio.get_running_loop()
         end = loop.time() + (self.grace if grace is None else grace)
         await asyncio.gather(*(sub.stop() for runner in self.handlers for sub in runner.subscriptions))
+        alone = self.slots.solitude.stop()
         unstarted = [delivery for runner in self.handlers for delivery in runner.stop()]
+        unstarted.extend(alone)
         quiet = loop.create_task(self._quiet())
         hurry = loop.create_task(self._hurry.wait())
         await asyncio.wait((quiet, hurry), timeout=max(0.0, end - loop.time()), return_when=asyncio.FIRST_COMPLETED)

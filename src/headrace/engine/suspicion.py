@@ -7,6 +7,7 @@ it is told from its neighbours: they end, and are forgotten; it does not, and it
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from typing import TYPE_CHECKING
@@ -24,74 +25,76 @@ __all__ = ["Solitude", "Suspicion"]
 
 log = logging.getLogger("headrace.engine")
 
-#: Recorded starts from which a suspect runs alone.
+#: Recorded starts, this one included, from which a suspect runs alone.
 ALONE_FROM = 2
 #: Events that ended well in this process and are not suspected again.
 CLEARED = 10_000
 
 
 class Solitude:
-    """Lets one delivery at a time run with nothing else in the process. It stands in `Slots.waiting` like a runner."""
+    """Lets one delivery at a time run with nothing else in the process. It stands in `Slots.waiting` as a runner does."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._queue: deque[tuple[Runner, Delivery]] = deque()
-        self._limit = slots.limit
         self._current: tuple[Runner, Delivery] | None = None
-        self._begun = False
+        self._task: asyncio.Task[None] | None = None
+        self._all_free: asyncio.Future[None] | None = None
 
     def add(self, runner: Runner, delivery: Delivery) -> None:
-        """Run it alone as soon as what runs has ended."""
+        """Run it alone as soon as what runs has ended and its turn has come."""
         self._queue.append((runner, delivery))
-        if self._current is None:
-            self._next()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+            self._task.add_done_callback(self._served)
 
-    def drop(self, runner: Runner) -> list[Delivery]:
-        """For the drain: what of this runner has not begun."""
-        mine = [delivery for owner, delivery in self._queue if owner is runner]
-        self._queue = deque(entry for entry in self._queue if entry[0] is not runner)
-        if self._current is not None and self._current[0] is runner and not self._begun:
-            # Not begun: either it stands at the head of the ready lanes, where the drain finds it, or it waits here.
-            if runner.let_through is None:
-                mine.append(self._current[1])
-            runner.let_through = None
-            self._next()
-        return mine
+    def stop(self) -> list[Delivery]:
+        """For the drain: what has not begun."""
+        if self._current is not None:
+            self._queue.appendleft(self._current)
+            self._current = None
+        unstarted = [delivery for _, delivery in self._queue]
+        self._queue.clear()
+        if self._task is not None:
+            self._task.cancel()
+        return unstarted
 
-    def _next(self) -> None:
+    def _served(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None and self._current is not None:
+            self._current[0].runtime.defect(task.exception())
+
+    async def _serve(self) -> None:
         slots = self._slots
-        if not self._queue:
-            if self._current is not None:
+        limit, slots.limit = slots.limit, 0
+        try:
+            while self._queue:
+                self._current = runner, delivery = self._queue.popleft()
+                assert runner.suspicion is not None
+                await self._wait_until_free()
+                ended = await runner.suspicion.begin(delivery)
                 self._current = None
-                slots.limit = self._limit
-                waiting, slots.waiting = slots.waiting, deque()
-                for runner in waiting:
+                if ended is not None:
+                    runner.let_through = delivery
+                    runner.ready.appendleft(delivery)
                     runner.wake()
-            return
-        if self._current is None:
-            self._limit = slots.limit
-            slots.limit = 0
-        self._current = self._queue.popleft()
-        self._begun = False
-        slots.waiting.appendleft(self)
-        if not slots.used:
-            slots.waiting.popleft()
-            self.wake()
+                    await ended.wait()
+        finally:
+            self._task = None
+            slots.limit = limit
+            waiting, slots.waiting = slots.waiting, deque()
+            for one in waiting:
+                one.wake()
+
+    async def _wait_until_free(self) -> None:
+        while self._slots.used:
+            self._all_free = asyncio.get_running_loop().create_future()
+            self._slots.waiting.appendleft(self)
+            await self._all_free
 
     def wake(self) -> None:
-        """A slot was given back: what ran before has ended, or the one that ran alone has."""
-        slots = self._slots
-        if slots.used:
-            slots.waiting.appendleft(self)
-        elif self._current is not None and not self._begun:
-            runner, delivery = self._current
-            self._begun = True
-            slots.waiting.appendleft(self)
-            runner.let_through = delivery
-            runner.ready.appendleft(delivery)
-            runner.wake()
-        else:
-            self._next()
+        """A slot was given back."""
+        if self._all_free is not None and not self._all_free.done():
+            self._all_free.set_result(None)
 
 
 class Suspicion:
@@ -100,10 +103,10 @@ class Suspicion:
     def __init__(self, runner: Runner, suspects: Suspects) -> None:
         self._runner = runner
         self._suspects = suspects
-        self.under_watch: dict[Delivery, Identity] = {}
         self._cleared: dict[Identity, None] = {}
+        self.under_watch: dict[Delivery, asyncio.Event] = {}
         defect = runner.runtime.defect
-        self.starts: Stage[Delivery] = Stage(self._record, defect)
+        self.starts: Stage[Delivery] = Stage(self._sort, defect)
         self.ends: Stage[Identity] = Stage(self._forget, defect)
 
     def is_suspect(self, delivery: Delivery, identity: Identity) -> bool:
@@ -112,59 +115,81 @@ class Suspicion:
 
     def ended(self, delivery: Delivery) -> None:
         """Its attempt is over and the process lives: it is no suspect any more."""
-        identity = self.under_watch.pop(delivery, None)
-        if identity is not None:
-            self._clear(identity)
-
-    def _clear(self, identity: Identity) -> None:
+        watched = self.under_watch.pop(delivery, None)
+        if watched is None:
+            return
+        watched.set()
+        identity = _identity(delivery)
         self._cleared[identity] = None
         if len(self._cleared) > CLEARED:
             del self._cleared[next(iter(self._cleared))]
         self.ends.add(identity)
 
-    async def _record(self, batch: list[Delivery]) -> None:
+    async def begin(self, delivery: Delivery) -> asyncio.Event | None:
+        """Record the start of one that runs alone now. The event is set when its attempt has ended; ``None``: it is not
+        to run any more."""
         runner = self._runner
         name = runner.handler.name
-        ready: list[Delivery] = []
-        identities: list[Identity] = []
-        for delivery in batch:
-            if delivery.voided is None and not runner.stopping and delivery._identity is not None:
-                ready.append(delivery)
-                identities.append(delivery._identity)
-            elif delivery.voided is not None:
-                runner.outcomes.voided(delivery)
+        identity = _identity(delivery)
+        if delivery.voided is None:
+            (count,) = await self._recorded([identity], write=True)
+            watched = self.under_watch[delivery] = asyncio.Event()
+            delivery._claim = None if delivery.voided is None else "void"
+            delivery.attempt = max(delivery.attempt, count - 1)
+            log.warning("handler %s: event %s runs alone: start %d after an unclean end", name, identity[1], count)
+            return watched
+        runner.outcomes.voided(delivery)
+        return None
+
+    async def _sort(self, batch: list[Delivery]) -> None:
+        """Those without a recorded start run with the others, once it is recorded; the rest runs alone."""
+        runner = self._runner
+        fresh: list[Delivery] = []
+        counts = await self._recorded([_identity(delivery) for delivery in batch], write=False)
+        for delivery, count in zip(batch, counts, strict=True):
+            if self._is_over(delivery):
+                continue
+            if count >= runner.handler.retry.attempts:
+                self._give_up(delivery, count)
+            elif count + 1 >= ALONE_FROM:
+                runner.runtime.slots.solitude.add(runner, delivery)
             else:
-                runner.runtime.hand_back(delivery)
-        if not ready:
+                fresh.append(delivery)
+        if not fresh:
             return
-        counts = await runner.outcomes.stored("suspect", lambda: self._suspects.started(name, identities))
-        for delivery, identity, count in zip(ready, identities, counts, strict=True):
-            self.under_watch[delivery] = identity
-            delivery._claim = None
-            if delivery.voided is not None:
-                self.ended(delivery)
-                runner.outcomes.voided(delivery)
-            elif runner.stopping:
-                self.ended(delivery)
-                runner.runtime.hand_back(delivery)
-            elif count > runner.handler.retry.attempts:
-                delivery.attempt = count - 1
-                log.error("handler %s: event %s ended the process %d times", name, identity[1], count - 1)
-                runner.outcomes.exhausted(
-                    delivery,
-                    WorkerDied(f"the process ended {count - 1} times while the handler {name!r} ran with this event"),
-                )
-            else:
-                delivery.attempt = max(delivery.attempt, count - 1)
-                if count >= ALONE_FROM:
-                    log.warning(
-                        "handler %s: event %s runs alone: start %d after an unclean end", name, identity[1], count
-                    )
-                    runner.runtime.solitude.add(runner, delivery)
-                else:
-                    runner.ready.append(delivery)
-        if runner.ready:
-            runner.wake()
+        await self._recorded([_identity(delivery) for delivery in fresh], write=True)
+        for delivery in fresh:
+            if not self._is_over(delivery):
+                self.under_watch[delivery] = asyncio.Event()
+                delivery._claim = None
+                runner.ready.append(delivery)
+        runner.wake()
+
+    def _is_over(self, delivery: Delivery) -> bool:
+        if delivery.voided is not None:
+            self._runner.outcomes.voided(delivery)
+        elif self._runner.stopping:
+            self._runner.runtime.hand_back(delivery)
+        else:
+            return False
+        return True
+
+    def _give_up(self, delivery: Delivery, count: int) -> None:
+        """It has taken the process with it as often as the handler has attempts."""
+        runner = self._runner
+        name = runner.handler.name
+        delivery._claim = None
+        delivery.attempt = count
+        self.under_watch[delivery] = asyncio.Event()
+        log.error("handler %s: event %s ended the process %d times", name, _identity(delivery)[1], count)
+        runner.outcomes.exhausted(
+            delivery, WorkerDied(f"the process ended {count} times while the handler {name!r} ran with this event")
+        )
+
+    async def _recorded(self, identities: list[Identity], *, write: bool) -> list[int]:
+        name, suspects = self._runner.handler.name, self._suspects
+        call = suspects.started if write else suspects.recorded
+        return list(await self._runner.outcomes.stored("suspect", lambda: call(name, identities)))
 
     async def _forget(self, batch: list[Identity]) -> None:
         name = self._runner.handler.name
@@ -174,3 +199,12 @@ class Suspicion:
         """End the stages."""
         await self.starts.close()
         await self.ends.close()
+
+
+def _identity(delivery: Delivery) -> Identity:
+    """As the ledger knows it; where there is none, as the event's source does."""
+    if delivery._identity is not None:
+        return delivery._identity
+    event = delivery.event
+    assert event is not None
+    return (event.source, event.id)

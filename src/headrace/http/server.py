@@ -12,6 +12,7 @@ import errno
 import socket
 from collections.abc import Mapping
 from email.utils import formatdate
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -106,12 +107,26 @@ class Server:
         host, port: the address; port 0 takes a free one.
         guards: limits of connections and time.
         what: what the address is for, in messages and in the line that reports it (``http``, ``admin``).
+        path: a Unix socket to listen on instead of the address.
+        shared: other processes of this user may listen on the same port; the kernel spreads connections over them.
     """
 
-    def __init__(self, asgi: Any, host: str, port: int, *, guards: Guards | None = None, what: str = "http") -> None:
+    def __init__(
+        self,
+        asgi: Any,
+        host: str,
+        port: int,
+        *,
+        guards: Guards | None = None,
+        what: str = "http",
+        path: Path | None = None,
+        shared: bool = False,
+    ) -> None:
         self._asgi = asgi
         self._host = host
         self._port = port
+        self._path = path
+        self._shared = shared
         self._what = what
         self._guards = guards or Guards()
         self._server: asyncio.Server | None = None
@@ -122,9 +137,14 @@ class Server:
         """Host and port that it listens on; the port is the real one after `open`."""
         return self._host, self._port
 
-    def __str__(self) -> str:
+    @property
+    def authority(self) -> str:
+        """``host:port``, an IPv6 address in brackets."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{self._what}={host}:{self._port}"
+        return f"{host}:{self._port}"
+
+    def __str__(self) -> str:
+        return f"{self._what}={self.authority}"
 
     async def open(self) -> None:
         """Listen. Raises `ConfigurationError` where the address is in use, not this machine's, or forbidden."""
@@ -134,8 +154,14 @@ class Server:
         from headrace.http.asgi import Routes
         from headrace.http.protocol import GuardedProtocol
 
-        listener = _bind(self._host, self._port, self._what)
-        self._port = listener.getsockname()[1]
+        if self._path is None:
+            listener = _bind(self._host, self._port, self._what, self._shared)
+            self._port = listener.getsockname()[1]
+        else:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._path.unlink(missing_ok=True)
+            listener.bind(str(self._path))
+            listener.setblocking(False)
         protocol = type("Protocol", (GuardedProtocol,), {"guards": self._guards})
         config = Config(
             self._asgi,
@@ -187,7 +213,7 @@ class Server:
             self._server = None
 
 
-def _bind(host: str, port: int, what: str) -> socket.socket:
+def _bind(host: str, port: int, what: str, shared: bool) -> socket.socket:
     """A listening socket, or an error that names the address and the remedy."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(
@@ -198,6 +224,8 @@ def _bind(host: str, port: int, what: str) -> socket.socket:
     listener = socket.socket(family, kind, number)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host in ("", "::") else 1)

@@ -43,6 +43,8 @@ class Watch:
 
     #: Its handlers are keyed by object, so a retry holds that object's lane.
     keyed = True
+    #: `headrace run --role watcher` runs its handler.
+    role = "watcher"
 
     def __init__(
         self,

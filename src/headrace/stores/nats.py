@@ -76,6 +76,11 @@ class NatsSuspects:
         await self._bucket.write({key: process.encode()})
         return before is not None and before[0] != process.encode()
 
+    async def recorded(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
+        """How many starts of each are recorded."""
+        found = [await self._bucket.latest(_start_key(handler, identity)) for identity in identities]
+        return [0 if value is None else _decode_start(value).count for value, _ in found]
+
     async def started(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
         """Record one more start of each, durably before this returns; how many starts are recorded now."""
         return [await self._one_more(handler, identity) for identity in identities]

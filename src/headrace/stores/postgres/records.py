@@ -78,6 +78,12 @@ class PostgresSuspects:
 
         return await self._pool.call(work)
 
+    async def recorded(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
+        keys = digests(f"{self._app}__{handler}", identities)
+        found = await self._pool.fetch("SELECT key, count FROM headrace_starts WHERE key = ANY(%b::bytea[])", (keys,))
+        counts = {bytes(key): count for key, count in found}
+        return [counts.get(key, 0) for key in keys]
+
     async def started(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
         keys = digests(f"{self._app}__{handler}", identities)
         counts = dict(await self._pool.fetch(_STARTED, (sorted(set(keys)),)))

@@ -49,6 +49,20 @@ class SQLiteSuspects:
 
         return await self._file.do(work)
 
+    async def recorded(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
+        keys = [(f"{self._app}__{handler}", *identity) for identity in identities]
+
+        def work(connection: sqlite3.Connection) -> list[int]:
+            counts = []
+            for key in keys:
+                found = connection.execute(
+                    "SELECT count FROM headrace_starts WHERE scope = ? AND source = ? AND id = ?", key
+                ).fetchone()
+                counts.append(0 if found is None else found[0])
+            return counts
+
+        return await self._file.do(work)
+
     async def started(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
         keys = [(f"{self._app}__{handler}", *identity) for identity in identities]
 

@@ -227,6 +227,7 @@ class SuspectConformance(StoreSuite):
         async with self.opened() as store:
             assert store.suspects is not None
             assert list(await store.suspects.started("bill", [poison, neighbour])) == [1, 1]
+            assert list(await store.suspects.recorded("bill", [neighbour, ("/s", "other")])) == [1, 0]
         async with self.opened() as store:
             assert store.suspects is not None
             await store.suspects.finished("bill", [neighbour])

@@ -1,0 +1,282 @@
+"""The parent of ``headrace run``: starts workers, restarts what crashed, passes signals on, and ends with their code.
+
+It imports no user code and runs no event loop, so that nothing of an app can take it down. A worker is a fork with a
+pipe each way: it reports how it ends (an exit that it did not report was a crash), and it dies when its supervisor does,
+for two owners of one lane would be worse than none. Only crashes are restarted: a reported exit is the supervisor's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+__all__ = ["Place", "supervise"]
+
+#: Seconds before a crashed worker is started again: the first time, at most, and after how long a life it is the first again.
+FIRST_RESTART, LAST_RESTART, STEADY = 0.1, 5.0, 60.0
+#: Seconds that workers have for their drain after one of them ended for good.
+LAST_DRAIN = 40.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(slots=True)
+class Place:
+    """What a worker knows of its supervisor.
+
+    Attributes:
+        number: 0 for the first worker; of: how many there are.
+        folder: where the workers' admin sockets are.
+        addresses: ``admin`` and ``http`` as an earlier worker got them.
+        lifeline: a pipe that is closed when the supervisor is gone.
+    """
+
+    number: int
+    of: int
+    folder: Path
+    addresses: dict[str, str]
+    lifeline: int
+    status: int
+
+    @property
+    def admin_socket(self) -> Path:
+        """The worker's own admin endpoint, where several share one port."""
+        return self.folder / f"{self.number}.sock"
+
+    def report(self, **facts: Any) -> None:
+        """Tell the supervisor: ``listening`` (name → address), ``ready``, ``exit``."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.status, json.dumps(facts).encode() + b"\n")
+
+
+Task = Callable[[Place], int]
+
+
+@dataclass(slots=True)
+class _Child:
+    """A place for a process: the one that is in it now, and what is known of those before."""
+
+    name: str
+    number: int
+    task: Task
+    pid: int = 0
+    status: int = -1
+    lifeline: int = -1
+    started: float = 0.0
+    crashes: int = 0
+    due: float | None = None
+    unread: bytes = b""
+    exit: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def supervise(work: Task, *, workers: int, admin: Task) -> int:
+    """Run ``work`` in so many processes, and ``admin`` in one of its own where there are several; the exit code."""
+    with tempfile.TemporaryDirectory(prefix="headrace-run-") as folder:
+        return _Supervisor(work, workers, admin, Path(folder)).run()
+
+
+class _Supervisor:
+    def __init__(self, work: Task, workers: int, admin: Task, folder: Path) -> None:
+        self._children = [_Child("worker" if workers == 1 else f"worker {n}", n, work) for n in range(workers)]
+        if workers > 1:
+            self._children.append(_Child("admin", workers, admin))
+        self._of = workers
+        self._folder = folder
+        self._addresses: dict[str, str] = {}
+        self._code: int | None = None
+        self._asked = 0
+        self._deadline = float("inf")
+        self._wakeup = -1
+
+    def run(self) -> int:
+        self._wakeup, written = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(written, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, self._signalled)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        # The first worker is first: what it gets (ports) and finds wrong (configuration) holds for all.
+        self._start(self._children[0])
+        while any(child.pid or child.due is not None for child in self._children):
+            self._wait()
+        return self._code or 0
+
+    # Signals
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self._asked += 1
+        self._end(130 if number == signal.SIGINT else 0)
+        self._pass_on(signal.SIGTERM)
+
+    def _pass_on(self, number: int) -> None:
+        for child in self._children:
+            if child.pid and child.name != "admin":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+
+    def _end(self, code: int) -> None:
+        """Start nothing more; ``code`` unless something worse comes."""
+        if self._code is None:
+            self._code = code
+        for child in self._children:
+            child.due = None
+
+    # Children
+
+    def _start(self, child: _Child) -> None:
+        status, reported = os.pipe()
+        lifeline, held = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            for fd in (status, held, self._wakeup, *self._pipes()):
+                os.close(fd)
+            place = Place(child.number, self._of, self._folder, dict(self._addresses), lifeline, reported)
+            _be(child.task, place, restarted=child.crashes > 0)
+        os.close(reported)
+        os.close(lifeline)
+        child.pid, child.status, child.lifeline = pid, status, held
+        child.started, child.due, child.unread, child.exit = time.monotonic(), None, b"", None
+
+    def _pipes(self) -> list[int]:
+        return [fd for child in self._children if child.pid for fd in (child.status, child.lifeline)]
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if child.due is not None and child.due <= now:
+                self._start(child)
+        if now > self._deadline:
+            self._deadline = float("inf")
+            self._pass_on(signal.SIGKILL)
+        soonest = min([self._deadline, *(child.due for child in self._children if child.due is not None)])
+        watched = {child.status: child for child in self._children if child.pid}
+        ready, _, _ = select.select(
+            [self._wakeup, *watched], [], [], None if soonest == float("inf") else max(0.0, soonest - now)
+        )
+        if self._wakeup in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wakeup, 4096)
+        for fd in ready:
+            if fd in watched:
+                self._read(watched[fd])
+
+    def _read(self, child: _Child) -> None:
+        chunk = os.read(child.status, 65536)
+        if not chunk:
+            self._ended(child)
+            return
+        *lines, child.unread = (child.unread + chunk).split(b"\n")
+        for line in lines:
+            facts = json.loads(line)
+            self._addresses.update(facts.get("listening", {}))
+            if "exit" in facts:
+                child.exit = facts["exit"]
+            if "ready" in facts and self._code is None:
+                for other in self._children:
+                    if not other.pid and other.due is None:
+                        self._start(other)
+
+    def _ended(self, child: _Child) -> None:
+        """Its status pipe is closed: wait for the process, and decide what follows."""
+        _, state = os.waitpid(child.pid, 0)
+        os.close(child.status)
+        os.close(child.lifeline)
+        child.pid = 0
+        if child.name == "admin" and child.exit is None and self._code is not None:
+            return
+        if child.exit is not None and not (child.exit == 70 and self._code is None):
+            self._finish(child.exit)
+            return
+        if self._code is not None:
+            # It was asked to end and died of something else: what it held is not lost, but the drain was not complete.
+            self._finish(70)
+            return
+        number = os.waitstatus_to_exitcode(state)
+        why = f"signal {signal.Signals(-number).name}" if number < 0 else f"exit code {number}"
+        if time.monotonic() - child.started > STEADY:
+            child.crashes = 0
+        delay = min(LAST_RESTART, FIRST_RESTART * 2**child.crashes)
+        child.crashes += 1
+        child.due = time.monotonic() + delay
+        click.echo(
+            f"headrace: {child.name} crashed ({why}, {child.crashes} in a row); it is started again in {delay:.1f} s",
+            err=True,
+        )
+
+    def _finish(self, code: int) -> None:
+        """A child ended as it meant to: the others end too."""
+        if self._code is None or (self._code in (0, 130) and code not in (0, 130)):
+            self._code = code
+        self._end(code)
+        if not self._asked:
+            self._asked = 1
+            self._deadline = time.monotonic() + LAST_DRAIN
+            self._pass_on(signal.SIGTERM)
+        if not any(child.pid for child in self._children if child.name != "admin"):
+            for child in self._children:
+                if child.pid:
+                    os.kill(child.pid, signal.SIGTERM)
+
+
+def _be(task: Task, place: Place, *, restarted: bool) -> None:
+    """The child's whole life; never returns."""
+    signal.set_wakeup_fd(-1)
+    for number in (*_SIGNALS, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # Ctrl-C reaches the supervisor alone, which passes it on once.
+    os.setpgid(0, 0)
+    _die_with_parent()
+    os.environ["HEADRACE_SLOT"] = str(place.number)
+    if restarted:
+        # A fail point kills once.
+        os.environ.pop("HEADRACE_FAIL_POINT", None)
+    code, meant = 1, False
+    try:
+        code = task(place)
+        meant = True
+    except SystemExit as error:
+        # A handler's own exit, unreported: the worker is started again.
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - a defect: its traceback, and the exit code of failure
+        import traceback
+
+        traceback.print_exc()
+        meant = True
+    if meant:
+        place.report(exit=code)
+        import atexit
+
+        atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _die_with_parent() -> None:
+    """SIGKILL when the supervisor dies, from the kernel where it does that; the watchdog's lifeline does it elsewhere."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    supervisor = os.getppid()
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(1)
