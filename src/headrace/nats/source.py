@@ -465,16 +465,20 @@ class JetStreamSource:
 
     async def _restore(self, why: str) -> None:
         delay = 0.05
+        patience = 1.0
         try:
             while not self._closing:
                 try:
-                    await self._restored()
+                    # A question that a dying leader swallowed is asked again soon.
+                    async with asyncio.timeout(patience):
+                        await self._restored()
                     self._detail = ""
                     return
-                except (Silent, ApiError) as error:
-                    self._detail = f"{why}; {error}"
+                except (Silent, ApiError, TimeoutError) as error:
+                    self._detail = f"{why}; {str(error) or 'JetStream does not answer'}"
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, 5.0)
+                    patience = min(patience * 1.5, 20.0)
         except HeadraceError as error:
             self._failure = error
         finally:
