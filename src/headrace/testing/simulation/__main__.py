@@ -15,8 +15,8 @@ def main() -> int:
         report = simulate(seed)
         if not report.ok:
             failed += 1
-            print(report.fault, flush=True)
-    print(f"{last - first + 1} seeds, {failed} failed, {time.monotonic() - begun:.1f} s")
+            sys.stdout.write(report.fault + "\n")
+    sys.stdout.write(f"{last - first + 1} seeds, {failed} failed, {time.monotonic() - begun:.1f} s\n")
     return 1 if failed else 0
 
 

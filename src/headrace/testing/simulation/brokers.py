@@ -194,6 +194,7 @@ class LogSource:
     def assign(self, partition: int, generation: int, begin: int) -> None:
         self.revoke(partition)
         self._partitions[partition] = _Partition(generation, begin)
+        self._broker.world.rewound(self.process, {key for _, key in self._broker.log[partition]})
         self.wake()
 
     def revoke(self, partition: int) -> None:

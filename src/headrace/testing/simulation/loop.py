@@ -38,7 +38,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.elapsed = 0.0
         self.on_task: Callable[[asyncio.Task[Any]], None] | None = None
         self._selector = _Nothing(self)
-        self.set_task_factory(self._make)  # type: ignore[arg-type]
+        self.set_task_factory(self._make)
 
     def time(self) -> float:
         return self.elapsed

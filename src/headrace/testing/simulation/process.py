@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.app import App
 from headrace.engine.clock import Clock
 from headrace.engine.runtime import Runtime
-from headrace.errors import Drop, Reject, RetryAfter, StoreUnavailable
+from headrace.errors import Drop, PublishFailed, Reject, RetryAfter, StoreUnavailable
 from headrace.event import Event
 from headrace.policy import Retry, exponential, none
 from headrace.settings import Settings
@@ -48,6 +48,7 @@ class Process:
         self.runtime: Runtime | None = None
         self.instrument: Callable[[Runtime], None] | None = None
         self._shared = shared
+        self.dead = asyncio.Event()
         self._thawed = asyncio.Event()
         self._thawed.set()
         self._loop = asyncio.get_running_loop()
@@ -109,6 +110,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL."""
         self.alive = False
+        self.dead.set()
         self._loop.call_soon(self._cancel)
         self.broker.died(self)
 
@@ -199,6 +201,10 @@ class Process:
                 raise RetryAfter(1.0) if kind == "after" else ValueError("not yet")
             world.finished(self, id, key)
             return {"of": id} if plan.publishes else None
+        except asyncio.CancelledError:
+            # Its time was up, or it was lost: the engine knows which; an attempt may have failed.
+            world.failed[id] += 1
+            raise
         finally:
             world.ended(self, id)
 
@@ -206,4 +212,4 @@ class Process:
 def _failure(kind: type[Exception], part: str) -> Exception:
     if kind is StoreUnavailable:
         return StoreUnavailable(f"{part}: away")
-    return kind(f"{part}: away", transient=True)
+    return PublishFailed(f"{part}: away", transient=True)

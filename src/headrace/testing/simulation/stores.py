@@ -103,7 +103,10 @@ class ProcessLedger:
         shared = self._shared
         if shared is None:
             return await self._own.claim(handler, identities)
-        return await self._process.call("ledger", lambda now: shared.claim(self._process, identities, now))
+        claims: list[Claim] = await self._process.call(
+            "ledger", lambda now: shared.claim(self._process, identities, now)
+        )
+        return claims
 
     async def mark(self, handler: str, identities: Sequence[Identity], state: str) -> Sequence[bool]:
         shared = self._shared
@@ -113,7 +116,10 @@ class ProcessLedger:
                 if held and not self._process.world.done(identity[1]):
                     self._process.world.breach(f"{self._process.name} marks {identity[1]} as {state} too early")
             return answers
-        return await self._process.call("ledger", lambda now: shared.mark(self._process, identities, state))
+        marks: list[bool] = await self._process.call(
+            "ledger", lambda now: shared.mark(self._process, identities, state)
+        )
+        return marks
 
     async def record(self, handler: str, attempts: Sequence[tuple[Identity, Attempts]]) -> None:
         shared = self._shared
@@ -160,7 +166,8 @@ class Letters:
         return None
 
     async def scan(self, app: str, *, handler: str | None = None) -> AsyncIterator[Stored]:
-        for stored in ():
+        nothing: tuple[Stored, ...] = ()
+        for stored in nothing:
             yield stored
 
     async def update(self, letter: DeadLetter, revision: Revision) -> bool:

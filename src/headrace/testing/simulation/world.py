@@ -85,6 +85,11 @@ class World:
         self.handled.add(id)
         self.facts.append(Fact("handled", id, key, "", process.name))
 
+    def rewound(self, process: Process, keys: set[str]) -> None:
+        """This process has become the owner of these keys, perhaps not for the first time: they may go back."""
+        for key in sorted(keys):
+            self.facts.append(Fact("rewound", "", key, "", process.name))
+
     def drop(self, id: str) -> None:
         """The handler gives the event up, which ends it as a dead letter does."""
         self.dropped.add(id)
