@@ -50,23 +50,31 @@ class Processes:
         (folder / "held").write_text("")
         self.running: list[subprocess.Popen[str]] = []
 
-    def start(self) -> subprocess.Popen[str]:
-        number = len(self.running)
-        with (self.folder / f"errors{number}").open("w") as errors:
+    def sockets(self) -> set[Path]:
+        return set((self.folder / ".headrace").glob("watched-*.sock"))
+
+    def start(self) -> Path:
+        """Start one more and wait for its worker's socket."""
+        before = self.sockets()
+        log = self.folder / f"errors{len(self.running)}"
+        with log.open("w") as errors:
             process = self.command.start("run", "watched_app.py", stderr=errors, stdout=errors)
         self.running.append(process)
-        socket = self.folder / ".headrace" / f"watched-{process.pid}.sock"
-        self.until(socket.exists, lambda: (self.folder / f"errors{number}").read_text())
-        return process
+        new = self.until(lambda: process.poll() is not None or self.sockets() - before)
+        assert process.poll() is None, log.read_text()
+        (socket,) = new
+        assert isinstance(socket, Path)
+        self.until(lambda: self.command("handlers", "ls").code == 0)
+        return socket
 
-    def until(self, condition: Callable[[], Any], why: Callable[[], object] = str) -> Any:
+    def until(self, condition: Callable[[], Any]) -> Any:
         end = time.monotonic() + 60
         while time.monotonic() < end:
             found = condition()
             if found:
                 return found
             time.sleep(0.02)
-        raise AssertionError(f"it did not happen: {why()}")
+        raise AssertionError("it did not happen")
 
     def send(self, name: str, id: str, **options: str) -> None:
         more = [word for option, value in options.items() for word in (f"--{option}", value)]
@@ -100,8 +108,8 @@ def processes(tmp_path: Path, nats_server: Nats, request: pytest.FixtureRequest)
 
 
 def test_the_socket_is_for_its_user_alone_and_goes_with_its_process(processes: Processes) -> None:
-    process = processes.start()
-    socket = processes.folder / ".headrace" / f"watched-{process.pid}.sock"
+    socket = processes.start()
+    (process,) = processes.running
     assert stat.S_IMODE(os.stat(socket).st_mode) == 0o600
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
@@ -112,7 +120,7 @@ def test_the_socket_is_for_its_user_alone_and_goes_with_its_process(processes: P
 
 
 def test_pause_and_resume_reach_every_process_and_lose_nothing(processes: Processes) -> None:
-    pids = sorted(processes.start().pid for _ in range(2))
+    pids = sorted(int(processes.start().stem.rpartition("-")[2]) for _ in range(2))
     rows = processes.handlers("pause", "bill", "--reason", "database work")
     assert [(row["pid"], row["handler"], row["paused"]) for row in rows] == [(pid, "bill", True) for pid in pids]
     assert rows[0]["pause"] == {"by": "ann", "reason": "database work"}
@@ -127,12 +135,12 @@ def test_pause_and_resume_reach_every_process_and_lose_nothing(processes: Proces
 
 
 def test_a_killed_process_leaves_no_ghost(processes: Processes) -> None:
-    processes.start()
-    killed = processes.start()
-    killed.kill()
-    killed.wait()
-    assert {row["pid"] for row in processes.handlers("ls")} == {processes.running[0].pid}
-    assert len(list((processes.folder / ".headrace").glob("*.sock"))) == 1
+    stays, goes = processes.start(), processes.start()
+    processes.running[1].kill()
+    processes.running[1].wait()
+    processes.until(lambda: len({row["pid"] for row in processes.handlers("ls")}) == 1)
+    assert processes.sockets() == {stays}
+    assert not goes.exists()
 
 
 def test_show_tells_policy_owner_times_and_errors(processes: Processes) -> None:

@@ -44,13 +44,13 @@ def command(broker: str | None, orders: int, persist: str | None, as_json: bool)
             return runner.run(_demo(broker, folder, orders, as_json))
 
 
-def _orders(count: int) -> list[dict[str, Any]]:
-    """The orders; two of them are poison."""
+def _orders(count: int, run: str) -> list[dict[str, Any]]:
+    """The orders; two of them are poison. ``run`` tells them from those of a demo that ran on this broker before."""
     made: list[dict[str, Any]] = []
     for index in range(count):
         customer, number = f"customer-{index % CUSTOMERS}", index // CUSTOMERS
         amount = -1.0 if index in (count // 3, count // 2) else 10.0 + index % 90
-        made.append({"id": f"{customer}-{number}", "customer": customer, "number": number, "amount": amount})
+        made.append({"id": f"{run}-{customer}-{number}", "customer": customer, "number": number, "amount": amount})
     return made
 
 
@@ -60,7 +60,7 @@ async def _demo(broker: str, folder: Path, count: int, as_json: bool) -> int:
     from headrace.http.server import Server
 
     shop = Shop()
-    orders = _orders(count)
+    orders = _orders(count, shop.run)
     poison = {order["id"] for order in orders if order["amount"] < 0}
     store = f"sqlite:///{(folder / 'ledger.db').resolve()}"
     settings = shop.app.settings(overrides={"broker": broker, "store": store})
@@ -112,7 +112,7 @@ async def _arrive(shop: Shop, server: Any, orders: list[dict[str, Any]]) -> None
         posting = [asyncio.create_task(post(customer)) for customer in {order["customer"] for order in over_http}]
         for start in range(0, len(over_broker), CUSTOMERS):
             chunk = over_broker[start : start + CUSTOMERS]
-            await asyncio.gather(*(shop.app.publish("order.created", order, id=order["id"]) for order in chunk))
+            await asyncio.gather(*(shop.place(order) for order in chunk))
         await asyncio.gather(*posting)
 
 

@@ -43,6 +43,8 @@ async def ask(app: str, request: dict[str, Any]) -> list[dict[str, Any]]:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             continue
+        except (ConnectionResetError, BrokenPipeError):
+            continue  # it ended while it was asked
         except (OSError, TimeoutError) as error:
             raise ConnectionFailed(
                 f"the process at {path} does not answer within {WITHIN:g} s: {error or 'its loop is busy'}"

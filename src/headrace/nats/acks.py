@@ -27,7 +27,7 @@ _PROGRESS: Final = b"+WPI"
 class Acks:
     """The outgoing acks of one consumer. ``done`` may be appended to directly, followed by `schedule`."""
 
-    __slots__ = ("_barriers", "_connection", "_others", "_scheduled", "_sent", "_waiting", "done")
+    __slots__ = ("_barriers", "_connection", "_others", "_sent", "_waiting", "done", "scheduled")
 
     def __init__(self, connection: Connection) -> None:
         self.done: list[JetStreamDelivery] = []
@@ -35,13 +35,13 @@ class Acks:
         self._sent: list[JetStreamDelivery] = []
         self._barriers: list[list[JetStreamDelivery]] = []
         self._waiting: list[asyncio.Future[None]] = []
-        self._scheduled = False
+        self.scheduled = False
         self._connection = connection
 
     def schedule(self) -> None:
         """Write what is queued at the end of this iteration of the loop."""
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             asyncio.get_running_loop().call_soon(self.write)
 
     def nak(self, delivery: JetStreamDelivery, delay: float) -> None:
@@ -63,7 +63,7 @@ class Acks:
 
     def write(self) -> None:
         """Write what is queued, if there is a connection."""
-        self._scheduled = False
+        self.scheduled = False
         done, others = self.done, self._others
         data = b""
         if done:

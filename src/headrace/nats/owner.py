@@ -470,7 +470,14 @@ class OwnedSource(JetStreamSource):
         if delivery.voided is not None or delivery.incarnation is not self._incarnation:
             return
         self._held.pop(delivery.sequence, None)
-        if outcome.kind != "hand_back":
+        kind = outcome.kind
+        if kind == "ack":
+            # As in the base class, without the calls: this is passed once an event.
+            acks = self._acks
+            acks.done.append(delivery)
+            if not acks.scheduled:
+                acks.schedule()
+        elif kind != "hand_back":
             super().settle(delivery, outcome)
 
     # Health, recovery, the end
