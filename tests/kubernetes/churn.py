@@ -10,8 +10,6 @@ import asyncio
 import json
 import os
 import random
-import signal
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ from headrace.kubernetes.status import ApiError
 from headrace.stores import open_store
 from tests.kubernetes.actor import Actor
 from tests.servers.apiserver import ApiServer
+from tests.spine.process import Run
 
 APP = """
 import asyncio, json, os
@@ -70,7 +69,7 @@ class Churn:
     async def run(self) -> None:
         """Churn and kill, then let everything settle."""
         (self.folder / "churn_app.py").write_text(APP)
-        await self._start()
+        self._start()
         over = asyncio.Event()
         share = 8
         workers = [asyncio.create_task(self._churn(index, share, over)) for index in range(share)]
@@ -87,12 +86,12 @@ class Churn:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        try:
-            await self._settle()
-        finally:
-            if self._process.returncode is None:
-                self._process.send_signal(signal.SIGTERM)
-            self.code = await asyncio.wait_for(self._process.wait(), 40)
+        await self._settle()
+        self.code = await asyncio.to_thread(self._run.stop)
+
+    def close(self) -> None:
+        """Leave nothing running, however it went."""
+        self._run.close()
 
     async def _check(self, workers: list[asyncio.Task[None]]) -> None:
         await asyncio.sleep(0.05)
@@ -102,31 +101,25 @@ class Churn:
 
     # The app
 
-    async def _start(self) -> None:
+    def _start(self) -> None:
         self.life += 1
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")},
-            "KUBECONFIG": str(self.server.kubeconfig),
-            "HEADRACE_ADMIN": "127.0.0.1:0",
-            "HEADRACE_STORE": f"sqlite:///{self.folder}/churn.db",
-            "HEADRACE_READY_WITHIN": "60",
-            "NAMESPACE": self.owner.namespace,
-            "HISTORY": str(self.folder / "history"),
-            "LIFE": str(self.life),
-        }
-        command = (sys.executable, "-m", "headrace", "run", "churn_app.py")
-        with (self.folder / "log").open("ab") as log:
-            # A group of its own: whatever processes the app consists of are killed together.
-            self._process = await asyncio.create_subprocess_exec(
-                *command, env=environment, cwd=self.folder, stderr=log, start_new_session=True
-            )
+        self._run = Run(
+            self.folder,
+            "",
+            app=self.folder / "churn_app.py",
+            KUBECONFIG=str(self.server.kubeconfig),
+            HEADRACE_BROKER=None,
+            HEADRACE_STORE=f"sqlite:///{self.folder}/churn.db",
+            HEADRACE_READY_WITHIN="60",
+            NAMESPACE=self.owner.namespace,
+            LIFE=str(self.life),
+        ).start()
 
     async def _kill_app(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
+        await asyncio.to_thread(self._run.kill)
         self.saved[self.life] = await self._checkpoint()
         await asyncio.sleep(self.chance.uniform(0, 1))
-        await self._start()
+        self._start()
 
     async def _checkpoint(self) -> dict[str, tuple[str, str]]:
         store = open_store(f"sqlite:///{self.folder}/churn.db", app="churn", beside=True)
@@ -205,9 +198,14 @@ class Churn:
         deadline = loop.time() + 120
         while (amiss := self.unsettled()) and loop.time() < deadline:
             await asyncio.sleep(0.2)
-            assert self._process.returncode is None, (self.folder / "log").read_text()[-3000:]
+            assert not self._run.ended, self.log
         assert not amiss, f"{len(amiss)} pods not as the server has them: {amiss[:5]}"
         await asyncio.sleep(0.5)  # whatever would still be told wrongly is told now
+
+    @property
+    def log(self) -> str:
+        """The end of what the app said."""
+        return self._run.text()[-3000:]
 
     def history(self) -> list[Told]:
         path = self.folder / "history"

@@ -14,8 +14,11 @@ from tests.servers.apiserver import ApiServer
 
 async def churned(server: ApiServer, owner: Actor, folder: Path, *, seed: int, pods: int, kills: int) -> Churn:
     churn = Churn(server, owner, folder, random.Random(seed), pods, kills)
-    await churn.run()
-    assert churn.code == 0, (folder / "log").read_text()[-3000:]
+    try:
+        await churn.run()
+    finally:
+        churn.close()
+    assert churn.code == 0, churn.log
     assert churn.violations() == []
     return churn
 

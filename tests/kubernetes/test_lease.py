@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +16,13 @@ from headrace.kubernetes.client import Client
 from headrace.kubernetes.connection import Connection
 from headrace.kubernetes.kubeconfig import load
 from headrace.kubernetes.lease import Elector
+from headrace.kubernetes.status import ApiError
 from tests.kubernetes.actor import Actor
 from tests.kubernetes.relay import Relay
 from tests.kubernetes.watching import Watching, eventually
 from tests.servers.apiserver import ApiServer
 from tests.servers.nats import Nats
+from tests.spine.process import Run
 
 DURATION = 3.0
 
@@ -80,6 +80,28 @@ async def test_a_leader_that_cannot_renew_stops_before_another_may_begin(cluster
         await first.release()
         await second.release()
         await cut.close()
+
+
+async def test_one_that_waits_takes_over_at_its_first_look_after_the_leases_time(actor: Actor) -> None:
+    clock = [1000.0]
+    lease = Lease("acting", duration=DURATION, renew_within=2.0, retry_every=0.3)
+    first, second = (
+        Elector(actor.client, lease.name, actor.namespace, lease.times, monotonic=lambda: clock[0]) for _ in range(2)
+    )
+    assert await first._try(clock[0])
+    assert not await second._try(clock[0])
+    clock[0] += DURATION - 0.01
+    assert not await second._try(clock[0])
+    assert await first._try(clock[0])  # renewed: its time begins anew, from when that is seen
+    clock[0] += 0.02
+    assert not await second._try(clock[0])
+    clock[0] += DURATION - 0.01
+    assert not await second._try(clock[0])
+    clock[0] += 0.02
+    assert await second._try(clock[0])
+    with pytest.raises(ApiError, match="409"):
+        await first._try(clock[0])
+    assert first.holder == second.identity
 
 
 async def test_a_lease_that_is_deleted_is_made_again_and_one_leads(cluster: ApiServer, actor: Actor) -> None:
@@ -159,28 +181,23 @@ class Note(NamedTuple):
 class Replicas:
     """Two ``headrace run`` of the app, with one history."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        (folder / "replica.py").write_text(APP)
-        self._folder = folder
-        self._environment = {**environment, "HISTORY": str(folder / "history")}
-        self.processes: list[asyncio.subprocess.Process] = []
+    def __init__(self, folder: Path, broker: str, **environment: str) -> None:
+        app = folder / "replica.py"
+        app.write_text(APP)
+        self._runs = {
+            name: Run(folder, broker, app=app, name=f"replica-{name}", REPLICA=name, **environment) for name in "01"
+        }
+        self._history = folder / "history"
 
-    async def start(self) -> None:
-        for replica in range(2):
-            with (self._folder / "log").open("ab") as log:
-                self.processes.append(
-                    await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m", "headrace", "run", "replica.py"),
-                        cwd=self._folder,
-                        env={**self._environment, "REPLICA": str(replica)},
-                        stderr=log,
-                        start_new_session=True,
-                    )
-                )
+    def start(self) -> None:
+        for run in self._runs.values():
+            run.start()
 
     def history(self) -> list[Note]:
-        path = self._folder / "history"
-        return [Note(*json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        if not self._history.exists():
+            return []
+        whole, _, _ = self._history.read_text().rpartition("\n")
+        return [Note(*json.loads(line)) for line in whole.splitlines()]
 
     def acted(self, replica: str) -> int:
         """How often a replica has acted."""
@@ -188,14 +205,16 @@ class Replicas:
 
     def strike(self, replica: str, number: signal.Signals) -> None:
         """Send a signal to all processes of a replica."""
-        os.killpg(self.processes[int(replica)].pid, number)
+        self._runs[replica].signal_all(number)
 
-    async def stop(self) -> None:
-        for replica, process in enumerate(self.processes):
-            if process.returncode is None:
-                self.strike(str(replica), signal.SIGCONT)
-                process.terminate()
-        await asyncio.gather(*(asyncio.wait_for(process.wait(), 40) for process in self.processes))
+    async def stop(self) -> list[int]:
+        """End those that live as a deployment does; their exit codes."""
+        living = [run for run in self._runs.values() if not run.ended]
+        return await asyncio.gather(*(asyncio.to_thread(run.stop) for run in living))
+
+    def close(self) -> None:
+        for run in self._runs.values():
+            run.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped past its lease"])
@@ -203,15 +222,13 @@ async def test_two_replicas_act_one_at_a_time(
     cluster: ApiServer, actor: Actor, nats_server: Nats, tmp_path: Path, how: signal.Signals
 ) -> None:
     await actor.configmap("target")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")},
-        "APP": f"replica-{actor.namespace}",
-        "KUBECONFIG": str(cluster.kubeconfig),
-        "NAMESPACE": actor.namespace,
-        "HEADRACE_ADMIN": "127.0.0.1:0",
-        "HEADRACE_BROKER": nats_server.url,
-    }
-    replicas = Replicas(tmp_path, environment)
+    replicas = Replicas(
+        tmp_path,
+        nats_server.url,
+        APP=f"replica-{actor.namespace}",
+        KUBECONFIG=str(cluster.kubeconfig),
+        NAMESPACE=actor.namespace,
+    )
     made: list[str] = []
 
     async def work() -> None:
@@ -224,7 +241,7 @@ async def test_two_replicas_act_one_at_a_time(
     watch = Watch("leases.coordination.k8s.io", namespace=actor.namespace, kubeconfig=str(cluster.kubeconfig))
     worker = asyncio.create_task(work())
     try:
-        await replicas.start()
+        replicas.start()
         async with Watching(watch) as leases:
             await eventually(lambda: max(replicas.acted("0"), replicas.acted("1")) > 10, seconds=60)
             leader, other = sorted("01", key=replicas.acted, reverse=True)
@@ -242,10 +259,11 @@ async def test_two_replicas_act_one_at_a_time(
                 for event in leases.events
             ]
             history = replicas.history()
+        assert set(await replicas.stop()) == {0}
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-        await replicas.stop()
+        replicas.close()
     # In the server's order: whoever writes holds the lease.
     writers: dict[str, set[str]] = {}
     for note in history:

@@ -114,9 +114,12 @@ class Run:
                 continue
 
     def kill(self) -> None:
-        """SIGKILL to all of it, as a node that loses power would."""
+        """SIGKILL to all of it, as a node that loses power would; nothing of it runs when this returns."""
+        pids = self.pids()
         self.signal_all(signal.SIGKILL)
         self.process.wait(20)
+        while any(_runs(pid) for pid in pids):
+            time.sleep(0.001)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 40.0) -> int:
         """One signal to the process itself, and its exit code."""
@@ -204,6 +207,13 @@ class Run:
         """Wait until so many different events were handled."""
         counter = Counting(self.history)
         self.until(lambda: counter.count() >= count, f"not {count} events handled", within=within)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 class Counting:
