@@ -120,7 +120,7 @@ def _state(runner: Runner, delivery: Delivery, running: set[Delivery]) -> str:
         return f"waiting {max(0.0, place.due - runner._loop.time()):.1f} s for its next attempt"
     if delivery._claim in ("ours", "busy"):
         return "waiting for the claim of another delivery of it"
-    if delivery.attempt and delivery in runner.outcomes.holding():
+    if delivery.attempt and delivery in runner.outcomes.waiting_lanes:
         return "handled, its outputs or its dead letter being confirmed"
     if delivery._lane is not None and runner.lanes.get(delivery._lane) is not None:
         return "waiting in its lane"

@@ -124,7 +124,8 @@ class Outputs:
             try:
                 made = await self.made(delivery, result)
             except HeadraceError as error:
-                outcomes.failed(delivery, error if isinstance(error, Reject) else Reject(f"output: {error}"), 0.0)
+                refusal = error if isinstance(error, Reject) else Reject(f"output: {error}")
+                outcomes.failures.failed(delivery, refusal)
                 continue
             ready.append(delivery)
             owners.extend([delivery] * len(made))
@@ -141,7 +142,7 @@ class Outputs:
                     outcomes.trouble = f"handler {handler.name!r} waits for its sink: {published}"
                 elif owner not in failed:
                     failed.add(owner)
-                    outcomes.failed(owner, Reject(f"output refused: {published}"), 0.0)
+                    outcomes.failures.failed(owner, Reject(f"output refused: {published}"))
             owners = [owner for owner, _ in again if owner not in failed]
             publications = [publication for owner, publication in again if owner not in failed]
             if publications:

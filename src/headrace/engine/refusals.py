@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from headrace.engine.claims import LOOK_AGAIN
 from headrace.engine.delivery import ACK, Delivery
 from headrace.engine.ledger import Claim, Identity
 from headrace.engine.stage import Stage
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from headrace.engine.outcomes import Outcomes
 
 __all__ = ["Refusals"]
-
-#: Seconds between looks at an event that another process has claimed.
-LOOK_AGAIN = 0.5
 
 
 class Refusals:
@@ -43,7 +41,7 @@ class Refusals:
     async def _ask(self, batch: list[Delivery]) -> None:
         outcomes = self._outcomes
         identities: list[Identity] = [delivery._identity for delivery in batch if delivery._identity is not None]
-        for delivery, claim in zip(batch, await outcomes.claim(identities), strict=True):
+        for delivery, claim in zip(batch, await outcomes.claims.claim(identities), strict=True):
             if delivery.voided is not None:
                 outcomes.releases.add(delivery)
                 outcomes.unmarked(delivery, ACK)

@@ -27,7 +27,7 @@ from headrace.engine.failpoints import passing
 from headrace.engine.measures import HandlerMeasures
 from headrace.engine.outcomes import Outcomes
 from headrace.engine.parking import Parking
-from headrace.engine.suspicion import Solitude, Suspicion
+from headrace.engine.suspicion import Suspicion
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
@@ -35,22 +35,10 @@ if TYPE_CHECKING:
     from headrace.engine.runtime import Runtime
     from headrace.engine.subscription import Subscription
 
-__all__ = ["Runner", "Slots"]
+__all__ = ["Runner"]
 
 #: Seconds that a worker walks before it lets the loop do other things.
 SLICE = 0.005
-
-
-class Slots:
-    """Attempts running in the whole app, and their limit. Runners that found none wait in ``waiting``."""
-
-    __slots__ = ("limit", "solitude", "used", "waiting")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self.waiting: deque[Runner | Solitude] = deque()
-        self.solitude = Solitude(self)
 
 
 class Runner:
@@ -158,7 +146,7 @@ class Runner:
 
     def on_void(self, delivery: Delivery) -> None:
         """Its source lost a delivery (`Delivery.void`)."""
-        if self.outcomes.void_contended(delivery):
+        if self.outcomes.claims.void_waiting(delivery):
             return
         delivery._claim = "void"
         if delivery._task is not None:
@@ -239,7 +227,7 @@ class Runner:
                     continue
                 self.let_through = None
             delivery = popleft()
-            if delivery._claim is not None and not outcomes.admit(delivery):
+            if delivery._claim is not None and not outcomes.claims.admit(delivery):
                 continue
             delivery.attempt += 1
             delivery._calls = 0
@@ -272,7 +260,7 @@ class Runner:
             if slots.waiting:
                 slots.waiting.popleft().wake()
             if error is not None or delivery._cancel is not None:
-                outcomes.failed(delivery, error, started)
+                outcomes.failures.failed(delivery, error)
             elif result is not None:
                 outcomes.returned(delivery, result)
             elif delivery.voided is not None:
@@ -363,9 +351,9 @@ class Runner:
             self.held_items += items
             self.held_bytes += size
             heads.append(head)
-        heads.extend(self.outcomes.take_contended())
+        heads.extend(self.outcomes.claims.take_waiting())
         unstarted = []
-        for running in [*self.deadlines.running(), *self.outcomes.holding()]:
+        for running in [*self.deadlines.running(), *self.outcomes.waiting_lanes]:
             # The head goes on to its end; what waits behind it does not begin.
             follower, running._next = running._next, None
             if follower is not None:

@@ -19,8 +19,9 @@ from headrace.engine.delivery import HAND_BACK, Delivery
 from headrace.engine.handler import Handler
 from headrace.engine.ledger import Ledger
 from headrace.engine.measures import SinkMeasures, StoreMeasures
-from headrace.engine.runner import Runner, Slots
+from headrace.engine.runner import Runner
 from headrace.engine.sink import Publication, Published, Sink
+from headrace.engine.slots import Slots
 from headrace.engine.source import Source
 from headrace.engine.subscription import Subscription
 from headrace.errors import InvalidEvent

@@ -184,7 +184,7 @@ class Subscription:
     async def _claim(self, good: list[Delivery], identities: list[Identity]) -> None:
         runner = self.runner
         outcomes = runner.outcomes
-        claims = await outcomes.claim(identities)
+        claims = await outcomes.claims.claim(identities)
         if self._claimed is not None:
             self._claimed(len(good))
         ready, lanes = runner.ready, runner.lanes
@@ -198,9 +198,9 @@ class Subscription:
                 if suspicion is not None and suspicion.is_suspect(delivery, identity):
                     delivery._claim = "suspect"
             else:
-                outcomes.take_claim(delivery, claim)
+                outcomes.claims.take(delivery, claim)
                 if delivery._claim == "finished":
-                    outcomes.duplicate(delivery)
+                    outcomes.claims.duplicate(delivery)
                     continue
                 if delivery.voided is not None:
                     delivery._claim = "void"
@@ -222,7 +222,7 @@ class Subscription:
     def _unusable(self, delivery: Delivery, stage: str) -> None:
         rejected = self.measures.rejected
         rejected[stage] = rejected.get(stage, 0) + 1
-        self.runner.outcomes.unusable(delivery)
+        self.runner.outcomes.failures.unusable(delivery)
 
     def _pass_by(self, delivery: Delivery, outcome: str) -> None:
         self.runner.measures.outcomes[outcome] += 1

@@ -19,7 +19,8 @@ from headrace.errors import WorkerDied
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
     from headrace.engine.ledger import Identity
-    from headrace.engine.runner import Runner, Slots
+    from headrace.engine.runner import Runner
+    from headrace.engine.slots import Slots
 
 __all__ = ["Solitude", "Suspicion"]
 
@@ -182,7 +183,7 @@ class Suspicion:
         delivery.attempt = count
         self.under_watch[delivery] = asyncio.Event()
         log.error("handler %s: event %s ended the process %d times", name, _identity(delivery)[1], count)
-        runner.outcomes.exhausted(
+        runner.outcomes.failures.exhausted(
             delivery, WorkerDied(f"the process ended {count} times while the handler {name!r} ran with this event")
         )
 
