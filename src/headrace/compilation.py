@@ -39,6 +39,11 @@ class Compiled:
         """Whether its source takes HTTP requests."""
         return hasattr(self.declaration, "path")
 
+    @property
+    def buries(self) -> bool:
+        """Whether it may have dead letters, so that it needs a replay channel: a sender who waits is told instead."""
+        return not self.receives or getattr(self.declaration, "mode", "") == "durable"
+
 
 def compile_all(
     app: str,

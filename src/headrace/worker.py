@@ -155,7 +155,7 @@ class Worker:
         for compiled in self.compiled:
             binding = self.binding(compiled, names)
             sources = [self._source(compiled, binding)]
-            if self.broker is not None and (compiled.channel or self._substitute is not None):
+            if self.broker is not None and (compiled.buries or self._substitute is not None):
                 sources.append(self.broker.replays(binding))
             opened.append((compiled, sources))
         for compiled, sources in opened:

@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 from headrace.errors import ConfigurationError, ConnectionFailed
 from headrace.nats import client
 from headrace.nats.broker import create
+from headrace.nats.client import Silent
 from headrace.nats.credentials import address
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import events, handle, publish
@@ -150,6 +151,24 @@ async def test_a_replaced_certificate_is_taken_at_the_next_connection(tmp_path: 
         async with asyncio.timeout(20):
             while broker.connection.reconnects == 0:
                 await asyncio.sleep(0.05)
+
+
+async def test_what_is_written_to_a_connection_that_just_ended_is_refused_and_harms_nobody(
+    server: NatsServer, connect: Connect
+) -> None:
+    """The transport knows first: uvloop raises then, and the whole app ended."""
+    connection = (await connect(server)).connection
+    transport = connection._socket
+    assert transport is not None
+    transport.close()
+    assert connection.is_connected
+    assert connection.written(b"PING\r\n") is False
+    with pytest.raises(Silent):
+        await connection.round_trip(0.5)
+    async with asyncio.timeout(20):
+        while connection.reconnects == 0:
+            await asyncio.sleep(0.02)
+    await connection.round_trip()
 
 
 async def test_nobody_there_is_said_after_the_time_that_is_given() -> None:

@@ -27,7 +27,12 @@ def command(app: str, connect: bool, as_json: bool) -> int:
     loaded = load(app)
     settings = loaded.settings()
     compiled = loaded.compile(settings)
-    lines = [*_handlers(compiled), *_settings(settings), *_remarks(settings), *_rights(compiled, connect)]
+    lines = [
+        *_handlers(compiled),
+        *_settings(settings),
+        *_remarks(compiled, settings),
+        *_rights(compiled, connect),
+    ]
     failed = False
     if connect:
         findings = asyncio.run(_inspect(loaded, compiled, settings))
@@ -64,8 +69,13 @@ def _settings(settings: Settings) -> list[dict[str, Any]]:
     return lines
 
 
-def _remarks(settings: Settings) -> list[dict[str, Any]]:
-    remarks = []
+def _remarks(compiled: list[Compiled], settings: Settings) -> list[dict[str, Any]]:
+    remarks = [
+        f"handler {one.handler.name} reads {one.declaration.name} at most once: what arrives while nobody listens, or while "
+        "a process dies, is lost"
+        for one in compiled
+        if getattr(one.declaration, "at_most_once", False)
+    ]
     if settings["store"].startswith("memory:"):
         remarks.append(
             "the ledger is in memory: it recognises repeats while the process lives; after a crash, events that were handled "
@@ -113,7 +123,7 @@ async def _inspect(app: App, compiled: list[Compiled], settings: Settings) -> li
     try:
         await broker.open()
         names = tuple(one.handler.name for one in compiled)
-        pairs = [(one.channel, worker.binding(one, names)) for one in compiled if one.channel]
+        pairs = [(one.channel or one.declaration, worker.binding(one, names)) for one in compiled]
         return [(finding.level, finding.message) for finding in await broker.inspect(pairs)]
     except HeadraceError as error:
         return [("error", str(error))]

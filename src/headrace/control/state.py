@@ -32,7 +32,7 @@ def handler_row(runner: Runner) -> dict[str, Any]:
                 "name": subscription.source.name,
                 "connected": progress.connected,
                 "owner": progress.owner,
-                "ownership": ownership(progress.owner),
+                "ownership": ownership(progress.owner, progress.owned_by),
                 "lag_events": progress.lag_events,
                 "received": subscription.measures.received,
                 "detail": progress.detail,

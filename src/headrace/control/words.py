@@ -32,8 +32,8 @@ def policy(handler: Handler, source: str) -> str:
     return "; ".join(words)
 
 
-def ownership(owner: bool | None) -> str:
-    """What a source's `Progress.owner` means."""
+def ownership(owner: bool | None, owned_by: str = "") -> str:
+    """What a source's `Progress.owner` and ``owned_by`` mean."""
     if owner is None:
         return "shared by all replicas"
-    return "owned by this process" if owner else "standing by, another process owns it"
+    return "owned by this process" if owner else f"standing by, {owned_by or 'another process'} owns it"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from headrace.engine.checkpoints import Checkpoints, Suspects
     from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
     from headrace.engine.sink import Sink
-    from headrace.engine.source import Credit, Source
+    from headrace.engine.source import Credit, Declaration, Source
 
 __all__ = ["Binding", "Broker", "Finding"]
 
@@ -98,8 +98,9 @@ class Broker(Protocol):
 
     def suspects(self, app: str) -> Suspects | None: ...
 
-    async def inspect(self, bindings: list[tuple[str, Binding]]) -> list[Finding]:
-        """What is amiss at the broker for these (channel, binding) pairs, in words; nothing is created."""
+    async def inspect(self, bindings: list[tuple[str | Declaration, Binding]]) -> list[Finding]:
+        """What is amiss at the broker for these (channel or explicit source, binding) pairs, in words, and who owns what;
+        sources of other transports are passed by; nothing is created."""
         ...
 
     async def close(self) -> None: ...

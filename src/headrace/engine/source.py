@@ -36,7 +36,8 @@ class Progress:
     """Where a source stands; feeds health, metrics and `headrace handlers`.
 
     ``lag_events`` and ``lag_seconds`` are ``None`` where the source cannot know them. ``owner``: this process is the
-    active owner of a keyed consumer (``True``), stands by (``False``), or the source knows no owners (``None``).
+    active owner of a keyed consumer (``True``), stands by (``False``), or the source knows no owners (``None``);
+    ``owned_by`` says to a stand-by who the owner is, where that is known.
     ``last_progress`` is ``time.monotonic()`` of the last message or heartbeat. ``detail`` is one sentence for people when
     something is amiss, else empty. ``expired`` counts unread events that the server discarded.
     """
@@ -46,6 +47,7 @@ class Progress:
     lag_seconds: float | None = None
     last_progress: float = 0.0
     owner: bool | None = None
+    owned_by: str = ""
     reconnects: int = 0
     expired: int = 0
     detail: str = ""

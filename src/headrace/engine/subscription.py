@@ -38,7 +38,7 @@ class Subscription:
         self.source = source
         self.measures = SourceMeasures(source.name)
         self.held: set[Delivery] = set()
-        self._ledger = bool(runner.handler.idempotent) and getattr(source, "idempotent", True)
+        self._ledger = runner.outcomes.ledger is not None
         self._default_key = None if runner.handler.key is not None else getattr(source, "default_key", None)
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from headrace.engine.checkpoints import Checkpoints, Suspects
     from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
     from headrace.engine.sink import Sink
-    from headrace.engine.source import Source
+    from headrace.engine.source import Declaration, Source
     from headrace.kafka.topic import Topic
 
 __all__ = ["KafkaBroker", "create"]
@@ -246,12 +246,13 @@ class KafkaBroker:
             prepare=self._prepare(suspects_topic(app), self._own_shape(CONFIG)),
         )
 
-    async def inspect(self, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+    async def inspect(self, bindings: list[tuple[str | Declaration, Binding]]) -> list[Finding]:
         """What is amiss at the cluster, in words; nothing is created."""
         from headrace.kafka.inspection import inspect
 
         await self.open()
-        return await asyncio.to_thread(inspect, self.admin, self.app, bindings)
+        channels = [(source, binding) for source, binding in bindings if isinstance(source, str)]
+        return await asyncio.to_thread(inspect, self.admin, self.app, channels)
 
     async def close(self) -> None:
         """Wait for outstanding publishes, some seconds at most."""

@@ -16,6 +16,7 @@ from headrace.event import Event
 from headrace.memory.dead_letters import MemoryDeadLetters
 
 if TYPE_CHECKING:
+    from headrace.engine.source import Declaration
     from headrace.errors import PublishFailed
 
 __all__ = ["MemoryBroker", "MemorySink", "MemorySource", "create"]
@@ -93,7 +94,7 @@ class MemoryBroker:
     def suspects(self, app: str) -> Suspects | None:
         return None
 
-    async def inspect(self, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+    async def inspect(self, bindings: list[tuple[str | Declaration, Binding]]) -> list[Finding]:
         return [Finding("warning", "memory://: nothing survives the process")]
 
     async def close(self) -> None:

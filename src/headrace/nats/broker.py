@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headrace.engine.checkpoints import Checkpoints, Suspects
     from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
     from headrace.engine.sink import Sink
-    from headrace.engine.source import Source
+    from headrace.engine.source import Declaration, Source
     from headrace.nats.api import Json
     from headrace.nats.bucket import Bucket
     from headrace.nats.declarations import Stream, Subject
@@ -101,7 +101,20 @@ class NatsBroker:
         async def locate() -> Json:
             return await streams.channel_stream(self.api, channel, self._settings)
 
-        return self._source(f"nats:{channel}", binding, locate, Wanted.of(binding, channel, replicas=self.replicas))
+        return self._source(f"nats:{channel}", binding, locate, self.wanted(channel, binding))
+
+    def wanted(self, source: str | Stream, binding: Binding) -> Wanted:
+        """The consumer that a handler needs on a channel or an explicit stream."""
+        if isinstance(source, str):
+            return Wanted.of(binding, source, replicas=self.replicas)
+        return Wanted.of(
+            binding,
+            source.subject,
+            replicas=self.replicas,
+            durable=source.durable,
+            ack_wait=source.ack_wait,
+            create=source.create,
+        )
 
     def stream_source(self, declared: Stream, binding: Binding) -> Source:
         """The source of an explicit `Stream`."""
@@ -109,15 +122,7 @@ class NatsBroker:
         async def locate() -> Json:
             return await streams.declared_stream(self.api, declared, self._settings)
 
-        wanted = Wanted.of(
-            binding,
-            declared.subject,
-            replicas=self.replicas,
-            durable=declared.durable,
-            ack_wait=declared.ack_wait,
-            create=declared.create,
-        )
-        return self._source(declared.name, binding, locate, wanted)
+        return self._source(declared.name, binding, locate, self.wanted(declared, binding))
 
     def _source(self, name: str, binding: Binding, locate: Any, wanted: Wanted) -> Source:
         if not binding.keyed:
@@ -241,7 +246,7 @@ class NatsBroker:
 
         return NatsSuspects(self, app)
 
-    async def inspect(self, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+    async def inspect(self, bindings: list[tuple[str | Declaration, Binding]]) -> list[Finding]:
         """What is amiss at the server, in words; nothing is created."""
         from headrace.nats.inspection import inspect
 

@@ -74,9 +74,17 @@ class Bucket:
         value, revision = await self.latest(key)
         return None if value is None else (value, revision)
 
+    async def peek(self, key: str) -> bytes | None:
+        """The value of a key, without creating a bucket that is not there."""
+        await self._broker.open()
+        return (await self._latest(key))[0]
+
     async def latest(self, key: str) -> tuple[bytes | None, int]:
         """As `get`, for `swap`: a removed key has no value but a revision, one that was never there has revision 0."""
         await self.open()
+        return await self._latest(key)
+
+    async def _latest(self, key: str) -> tuple[bytes | None, int]:
         try:
             found = await self._broker.api.call(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._prefix + key})
         except ApiError as error:

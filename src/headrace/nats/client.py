@@ -64,6 +64,20 @@ class _Transport(TcpTransport):
         if self._io_writer is not None:
             self._io_writer.transport.abort()
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing can be written any more; known to the transport before the end is told."""
+        return self._io_writer is None or self._io_writer.transport.is_closing()
+
+    def write(self, payload: bytes) -> None:
+        # What goes to a connection that has just ended is lost, as it is a moment later; uvloop raises instead.
+        if not self.gone:
+            super().write(payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: list[bytes]) -> None:
+        if not self.gone:
+            super().writelines(payload)  # type: ignore[no-untyped-call]
+
     async def drain(self) -> None:
         if self._io_writer is not None:
             await self._io_writer.drain()
@@ -264,6 +278,8 @@ class Connection(Client):
             self._start_now(self._process_pong())
         elif line[:4] == b"INFO":
             self._server_info = json.loads(line[5:])
+            # A server that reads its configuration again may take less than before.
+            self._max_payload = self._server_info.get("max_payload", self._max_payload)
             self._start(self._process_info(self._server_info))
         elif line[:4] == b"-ERR":
             self._start(self._process_err(line[5:].strip().decode("utf-8", "replace").lower()))
@@ -343,10 +359,10 @@ class Connection(Client):
 
     def written(self, data: bytes) -> bool:
         """Write to the live connection; ``False``, and nothing written, where there is none."""
-        link = self._link
-        if link is None or self._status != Client.CONNECTED:
+        transport = self._socket
+        if self._link is None or self._status != Client.CONNECTED or transport is None or transport.gone:
             return False
-        self._transport.write(data)  # type: ignore[union-attr]
+        transport.write(data)
         return True
 
     async def writable(self) -> None:

@@ -78,7 +78,7 @@ class NatsDeadLetters(DeadLetterStore):
                     await own_stream(self._broker.api, self._config())
                 except (Silent, ApiError) as error:
                     raise StoreUnavailable(
-                        f"the dead letters of app {self._app!r} cannot be opened: {error}"
+                        f"the dead letters of app {self._app!r} cannot be opened: {error}. Is JetStream enabled there?"
                     ) from error
                 self._ready = True
 

@@ -130,6 +130,8 @@ class Subject:
         queue: the queue group that shares the messages; default `<app>__<handler>`. `""`: each replica gets every message.
     """
 
+    at_most_once = True
+
     def __init__(self, subject: str, *, queue: str | None = None) -> None:
         check_subject(subject)
         if queue:

@@ -5,18 +5,22 @@ Only reads. Server settings that a client is not told (`sync_interval`) are name
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.broker import Binding, Finding
+from headrace.errors import HeadraceError
 from headrace.nats.api import NOT_ENABLED, ApiError
 from headrace.nats.client import NoResponders, Silent
-from headrace.nats.consumers import Wanted
+from headrace.nats.declarations import Stream, Subject
+from headrace.nats.ownership import key_of, noted_owner, pin_of
+from headrace.nats.streams import differences
 
 if TYPE_CHECKING:
+    from headrace.engine.source import Declaration
     from headrace.nats.broker import NatsBroker
+    from headrace.nats.consumers import Wanted
 
 __all__ = ["inspect"]
 
@@ -28,7 +32,7 @@ _SMALL_PAYLOAD: Final = 256 * 1024
 _NEARLY_FULL: Final = 0.9
 
 
-async def inspect(broker: NatsBroker, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+async def inspect(broker: NatsBroker, bindings: list[tuple[str | Declaration, Binding]]) -> list[Finding]:
     """What is amiss, worst first.
 
     Raises:
@@ -56,8 +60,11 @@ async def inspect(broker: NatsBroker, bindings: list[tuple[str, Binding]]) -> li
     found += _limits(account)
     found += await _clock(broker)
     streams: set[str] = set()
-    for channel, binding in bindings:
-        found += await _channel(broker, channel, binding, streams)
+    for source, binding in bindings:
+        if isinstance(source, (str, Stream)):
+            found += await _source(broker, source, binding, streams)
+        elif isinstance(source, Subject):
+            found.append(_subject(source, binding))
     for stream in sorted(streams):
         found += await _strays(broker, stream, bindings)
     return _sorted(found)
@@ -152,49 +159,54 @@ async def _clock(broker: NatsBroker) -> list[Finding]:
     return []
 
 
-async def _channel(broker: NatsBroker, channel: str, binding: Binding, streams: set[str]) -> list[Finding]:
+def _subject(declared: Subject, binding: Binding) -> Finding:
+    queue = binding.durable if declared.queue is None else declared.queue
+    shared = f"shared by all replicas (queue group {queue})" if queue else "given to every replica"
+    return Finding(
+        "info", f"handler {binding.handler!r}: subject {declared.subject} is {shared}, at most once: nothing is kept"
+    )
+
+
+async def _source(broker: NatsBroker, source: str | Stream, binding: Binding, streams: set[str]) -> list[Finding]:
+    """A channel or an explicit stream: is it there, does it lose events, who reads it, how far is it?"""
     api = broker.api
     handler = binding.handler
+    what = f"channel {source!r}" if isinstance(source, str) else f"stream {source.stream!r}"
+    wanted = broker.wanted(source, binding)
     try:
-        name = await api.stream_of(channel)
-        if name is None:
-            return [Finding("info", f"channel {channel!r}: no stream captures it yet; run creates one")]
+        name = await api.stream_of(source) if isinstance(source, str) else source.stream
+        stream = None if name is None else await api.stream(name)
+        if name is None or stream is None:
+            return [_missing(source, what)]
         streams.add(name)
-        stream, consumer = await asyncio.gather(api.stream(name), api.consumer(name, binding.durable))
-    except (Silent, ApiError) as error:
-        return [Finding("error", f"channel {channel!r}: {error}")]
-    found = []
-    if stream is not None:
-        found += _stream(channel, stream)
+        consumer = await api.consumer(name, wanted.durable)
+        if not isinstance(source, str):
+            differs = differences(source, stream)
+            if differs:
+                return [Finding("error", f"{what} differs from its declaration: {'; '.join(differs)}; run refuses it")]
+        who = await _owner(broker, consumer, wanted) if consumer is not None else ""
+    except HeadraceError as error:
+        return [Finding("error", f"{what}: {error}")]
+    found = _stream(source if isinstance(source, str) else source.stream, stream)
     if consumer is None:
+        text = f"handler {handler!r}: consumer {wanted.durable} on stream {name} does not exist yet"
+        if wanted.create:
+            return [*found, Finding("info", f"{text}; run creates it")]
+        return [*found, Finding("error", f"{text} and create=False: run refuses it")]
+    limit = consumer["config"].get("max_ack_pending", 0)
+    # Below zero is no limit.
+    if 0 <= limit < wanted.needs:
+        then = "run raises it" if wanted.create else "and create=False: run refuses it"
         found.append(
             Finding(
-                "info",
-                f"handler {handler!r}: consumer {binding.durable} on stream {name} does not exist yet; run creates it",
-            )
-        )
-        return found
-    config = consumer["config"]
-    wanted = Wanted.of(binding, channel, replicas=broker.replicas)
-    if config.get("max_ack_pending", 0) < wanted.needs:
-        found.append(
-            Finding(
-                "warning",
-                f"consumer {binding.durable} allows {config.get('max_ack_pending')} unacknowledged messages and handler {handler!r} "
-                f"needs {wanted.max_ack_pending}; run raises it",
+                "warning" if wanted.create else "error",
+                f"consumer {wanted.durable} allows {limit} unacknowledged messages and handler {handler!r} needs "
+                f"{wanted.max_ack_pending}; {then}",
             )
         )
     pending, held = consumer.get("num_pending", 0), consumer.get("num_ack_pending", 0)
     waits = f"{pending} events wait, {held} are unacknowledged"
-    if binding.keyed:
-        groups = consumer.get("priority_groups") or [{}]
-        pin = groups[0].get("pinned_client_id")
-        who = f"owned since {groups[0].get('pinned_ts', '')[:19]} by pin {pin}" if pin else "owned by nobody"
-        found.append(Finding("info", f"handler {handler!r}: consumer {binding.durable} is {who}; {waits}"))
-    else:
-        found.append(
-            Finding("info", f"handler {handler!r}: consumer {binding.durable} is shared by all replicas; {waits}")
-        )
+    found.append(Finding("info", f"handler {handler!r}: consumer {wanted.durable} is {who}; {waits}"))
     if stream is not None:
         first, floor = stream["state"]["first_seq"], consumer["ack_floor"]["stream_seq"]
         if (
@@ -209,6 +221,25 @@ async def _channel(broker: NatsBroker, channel: str, binding: Binding, streams: 
                 )
             )
     return found
+
+
+def _missing(source: str | Stream, what: str) -> Finding:
+    if isinstance(source, str):
+        return Finding("info", f"{what}: no stream captures it yet; run creates one")
+    if not source.create:
+        return Finding("error", f"{what} does not exist and create=False: run refuses it")
+    return Finding("info", f"{what} does not exist yet; run creates it")
+
+
+async def _owner(broker: NatsBroker, consumer: dict[str, Any], wanted: Wanted) -> str:
+    if not wanted.keyed:
+        return "shared by all replicas"
+    pin = pin_of(consumer)
+    if not pin:
+        return "owned by nobody"
+    since = str((consumer.get("priority_groups") or [{}])[0].get("pinned_ts", ""))[:19]
+    who = noted_owner(await broker.bucket.peek(key_of(wanted.durable)), pin) or "a process that has not said who it is"
+    return f"owned by {who} (pin {pin} since {since}); the other replicas stand by"
 
 
 def _stream(channel: str, stream: dict[str, Any]) -> list[Finding]:
@@ -246,11 +277,12 @@ def _stream(channel: str, stream: dict[str, Any]) -> list[Finding]:
     return found
 
 
-async def _strays(broker: NatsBroker, stream: str, bindings: list[tuple[str, Binding]]) -> list[Finding]:
+async def _strays(broker: NatsBroker, stream: str, bindings: list[tuple[str | Declaration, Binding]]) -> list[Finding]:
     """Consumers of this app that belong to no handler: a renamed or removed one, for which events pile up."""
     found = []
     app = broker.app
     known = {f"{app}__{name}" for _, binding in bindings for name in (*binding.handlers, binding.handler)}
+    known |= {source.durable for source, _ in bindings if isinstance(source, Stream) and source.durable}
     try:
         consumers = [info async for info in broker.api.pages(f"CONSUMER.LIST.{stream}", "consumers")]
     except (Silent, ApiError) as error:

@@ -28,6 +28,7 @@ from headrace.nats.blocks import decode
 from headrace.nats.client import NoResponders, Silent, publication
 from headrace.nats.consumers import GROUP
 from headrace.nats.message import JetStreamDelivery, facts, plain
+from headrace.nats.ownership import OwnerRecord, pin_of
 from headrace.nats.pulls import EXPIRES, HEARTBEAT
 from headrace.nats.source import JetStreamSource
 from headrace.nats.wire import Tap, header_pairs, status
@@ -67,6 +68,7 @@ class OwnedSource(JetStreamSource):
         self._turning: asyncio.Task[None] | None = None
         self._claims = False
         self._unowned_since = 0.0
+        self._record = OwnerRecord(self._broker.bucket, self._wanted.durable)
 
     @property
     def owner(self) -> bool:
@@ -167,6 +169,7 @@ class OwnedSource(JetStreamSource):
         if self._pin:
             log.info("%s: this process owns consumer %s now", self.name, self._wanted.durable)
             self._tell()
+            self._attend.set()
 
     async def _rewound(self) -> bool:
         """Rewind to the floor; what is held stays held. ``False`` where we are no owner any more."""
@@ -319,14 +322,18 @@ class OwnedSource(JetStreamSource):
 
     async def _watch(self, now: float) -> None:
         """As a stand-by: is there an owner? A dead one's messages would otherwise come only after ack_wait."""
-        if self._pin or self._turning is not None or not self._ready or self._waiting is None:
+        if self._pin:
+            await self._record.write(self._pin)
+            return
+        if self._turning is not None or not self._ready or self._waiting is None:
             return
         self._stand_by()
         info = await self._api.consumer(self._incarnation.stream, self._wanted.durable)
         if info is None or self._pin or self._turning is not None:
             return
-        groups = info.get("priority_groups") or [{}]
-        if groups[0].get("pinned_client_id"):
+        pin = pin_of(info)
+        await self._record.read(pin)
+        if pin:
             self._unowned_since = 0.0
             if self._held:
                 self._void("another process owns this handler's consumer now")
@@ -486,6 +493,7 @@ class OwnedSource(JetStreamSource):
         """As for a shared source, and whether this process is the owner."""
         found = super().progress()
         found.owner = bool(self._pin)
+        found.owned_by = "" if self._pin else self._record.owner
         return found
 
     def _connected(self) -> None:

@@ -90,7 +90,6 @@ async def declared_stream(api: Api, declared: Stream, settings: Mapping[str, str
         ConfigurationError: it is missing and may not be created, or it differs from what is declared.
     """
     info = await api.stream(declared.stream)
-    wanted = _wanted(declared)
     if info is None:
         if not declared.create:
             raise ConfigurationError(f"the stream {declared.stream!r} does not exist and create=False")
@@ -99,7 +98,7 @@ async def declared_stream(api: Api, declared: Stream, settings: Mapping[str, str
             raise ConfigurationError(
                 f"the stream {declared.stream!r} does not exist; to create it, Stream needs subject= or subjects="
             )
-        config = {**stream_defaults(settings), **wanted, "name": declared.stream, "subjects": list(subjects)}
+        config = {**stream_defaults(settings), **_wanted(declared), "name": declared.stream, "subjects": list(subjects)}
         try:
             return await api.call(f"STREAM.CREATE.{declared.stream}", config)
         except ApiError as error:
@@ -108,7 +107,17 @@ async def declared_stream(api: Api, declared: Stream, settings: Mapping[str, str
             info = await api.stream(declared.stream) if error.err_code == STREAM_NAME_IN_USE else None
             if info is None:
                 raise _refused(declared.stream, error) from error
-    found = info["config"]
+    differ = differences(declared, info)
+    if differ:
+        raise ConfigurationError(
+            f"the stream {declared.stream!r} differs from its declaration: {'; '.join(differ)}. Change one of them."
+        )
+    return info
+
+
+def differences(declared: Stream, info: Json) -> list[str]:
+    """What is declared and is otherwise at the stream that was found, each in words."""
+    found, wanted = info["config"], _wanted(declared)
     if declared.subjects is not None:
         wanted["subjects"] = sorted(declared.subjects)
         found = {**found, "subjects": sorted(found.get("subjects") or [])}
@@ -122,11 +131,7 @@ async def declared_stream(api: Api, declared: Stream, settings: Mapping[str, str
         differ.append(
             f"it captures {', '.join(map(repr, captured))}, nothing of the declared subject {declared.subject!r}"
         )
-    if differ:
-        raise ConfigurationError(
-            f"the stream {declared.stream!r} differs from its declaration: {'; '.join(differ)}. Change one of them."
-        )
-    return info
+    return differ
 
 
 def overlap(one: str, other: str) -> bool:

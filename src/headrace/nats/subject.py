@@ -68,8 +68,6 @@ class SubjectSource:
 
     keeps_order = True
     extend_every: float | None = None
-    #: A core message has no id of its own that a second delivery could share, and there is no second delivery.
-    at_most_once = True
 
     def __init__(self, broker: NatsBroker, binding: Binding, declared: Subject) -> None:
         self.name = declared.name
@@ -93,6 +91,7 @@ class SubjectSource:
         await self._broker.open()
         self._tap = self._connection.tap(self._subject, self._arrived, queue=self._queue)
         self._connection.on_disconnect.append(self._wake)
+        log.info("%s: at most once: what arrives while nobody listens is lost", self.name)
         try:
             await self._connection.round_trip()
         except Silent as error:

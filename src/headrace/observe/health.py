@@ -70,6 +70,8 @@ def _handler(handler: HandlerState) -> dict[str, Any]:
         source: dict[str, Any] = {"name": subscription.source.name, "connected": progress.connected}
         if progress.owner is not None:
             source["owner"] = progress.owner
+        if progress.owned_by:
+            source["owned_by"] = progress.owned_by
         if progress.lag_events is not None:
             source["lag_events"] = progress.lag_events
         if progress.expired:
