@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from headrace.engine.delivery import Delivery
@@ -40,15 +40,31 @@ def mark_before_handle(runtime: Runtime) -> None:
 
 def ack_before_output(runtime: Runtime) -> None:
     for runner in runtime.handlers:
-        # What the handler returned is never published, as where a process dies between the ack and the output.
-        setattr(runner.outcomes, "returned", _acks_first(runner.outcomes))  # noqa: B010 - a method of one object
+        _ack_first(runner.outcomes)
 
 
-def _acks_first(outcomes: Outcomes) -> Callable[[Delivery, Any], None]:
+def _ack_first(outcomes: Outcomes) -> None:
+    """Mark and settlement begin when the handler has returned; the output is published all the same, and its
+    confirmation frees the lane alone. So it is lost only where a process dies, or its sink refuses, in between."""
+    published, completed = outcomes.returned, outcomes.complete
+    early: set[Delivery] = set()
+
     def returned(delivery: Delivery, result: Any) -> None:
-        outcomes.complete(delivery)
+        if delivery.voided is None and outcomes.handler.publishes is not None:
+            early.add(delivery)
+            outcomes.settle.add(delivery)
+        published(delivery, result)
 
-    return returned
+    def complete(delivery: Delivery) -> None:
+        if delivery in early:
+            early.discard(delivery)
+            outcomes.waiting_lanes.pop(delivery, None)
+            outcomes.runner.free_lane(delivery)
+        else:
+            completed(delivery)
+
+    setattr(outcomes, "returned", returned)  # noqa: B010 - methods of one object
+    setattr(outcomes, "complete", complete)  # noqa: B010
 
 
 def lost_nack(simulation: Simulation) -> None:

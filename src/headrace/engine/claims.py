@@ -100,7 +100,7 @@ class Claims:
                 self._waiting[delivery] = self._loop.call_later(LOOK_AGAIN, self.stage.add, delivery)
                 continue
             self.take(delivery, claim)
-            if delivery._claim is None or delivery._claim == "suspect":
+            if delivery._claim in (None, "suspect") or (claim.state == "ours" and self._take_over(delivery)):
                 self._runner.ready.append(delivery)
             elif delivery._claim == "finished":
                 self.duplicate(delivery)
@@ -128,6 +128,21 @@ class Claims:
         else:
             delivery._claim = "finished"
             self._measures.lookups["duplicate"] += 1
+
+    def _take_over(self, head: Delivery) -> bool:
+        """Our claim of a head's event came to a later delivery of it, behind it in its lane: the head has it now, for each
+        would wait for the other. ``False`` where there is none: the one in progress is somewhere else."""
+        behind, identity = head._next, head._identity
+        while behind is not None and identity is not None:
+            if behind._identity == identity and behind._claim in (None, "suspect"):
+                suspicion = self._runner.suspicion
+                suspect = suspicion is not None and suspicion.is_suspect(head, identity)
+                head._claim, behind._claim = "suspect" if suspect else None, "ours"
+                head._history, behind._history = behind._history, None
+                head.attempt, behind.attempt = behind.attempt, 0
+                return True
+            behind = behind._next
+        return False
 
     def duplicate(self, delivery: Delivery) -> None:
         """A finished event came again."""

@@ -66,6 +66,7 @@ class Refusals:
         for identity, claim in zip(identities, claims, strict=True):
             if claim.state == "ours" and identity not in in_progress:
                 claim = Claim("claimed", claim.attempts)
+            if claim.state == "claimed":
                 in_progress.add(identity)
             answers.append(claim)
         return answers

@@ -162,7 +162,6 @@ class LogSource:
         self.process = process
         self._broker = broker
         self._partitions: dict[int, _Partition] = {}
-        self._lost: list[int] = []
         self._ready = asyncio.Event()
         self._heard = 0.0
         self._tending: asyncio.Task[None] | None = None
@@ -202,6 +201,7 @@ class LogSource:
         mine = self._partitions.pop(partition, None)
         if mine is not None and self.process.alive:
             for delivery in list(mine.held.values()):
+                self.process.lost.add(delivery)
                 delivery.void("the partition has another owner")
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.app import App
 from headrace.engine.clock import Clock
+from headrace.engine.delivery import Delivery
 from headrace.engine.runtime import Runtime
 from headrace.errors import Drop, PublishFailed, Reject, RetryAfter, StoreUnavailable
 from headrace.event import Event
@@ -43,6 +44,8 @@ class Process:
         self.epoch = 0
         self.dies_at_call: tuple[int, bool] | None = None
         self.running: dict[str, str] = {}
+        #: What its source has given up: never attempted after that.
+        self.lost: set[Delivery] = set()
         self.tasks: list[asyncio.Task[Any]] = []
         self.broker = broker
         self.runtime: Runtime | None = None
@@ -178,10 +181,12 @@ class Process:
 
     # The handler
 
-    async def _handle(self, event: Event) -> dict[str, str] | None:
+    async def _handle(self, event: Event, delivery: Delivery) -> dict[str, str] | None:
         world = self.world
         plan = world.plan
         id, key = event.id, event["partitionkey"]
+        if delivery in self.lost:
+            world.breach(f"{self.name} begins {id}, which it has lost")
         world.began(self, id, key)
         try:
             work = plan.work * world.rng.choice((0.0, 0.5, 1.0, 2.0))

@@ -61,6 +61,8 @@ class SharedLedger:
             ):
                 answers.append(Claim("busy"))
             else:
+                if holder is not None and self.checks_leases:
+                    holder.lapsed = True  # whether or not it has noticed
                 self.claims[identity] = (process, process.epoch)
                 failed = self.attempts.get(identity)
                 answers.append(CLAIMED if failed is None else Claim("claimed", failed))
