@@ -48,17 +48,13 @@ class SharedLedger:
         answers: list[Claim] = []
         for identity in identities:
             state = self.world.marked.get(identity[1])
-            holder, epoch = self.claims.get(identity, (None, 0))
+            holder, _ = self.claims.get(identity, (None, 0))
             if state is not None:
                 answers.append(Claim(state))
-            elif holder is process and epoch == process.epoch:
+            elif holder is process:
+                # Of an older epoch too: a process knows what it has not finished, whatever became of its lease.
                 answers.append(Claim("ours"))
-            elif (
-                holder is not None
-                and holder is not process
-                and self.leases.get(holder, 0.0) >= now
-                and self.checks_leases
-            ):
+            elif holder is not None and self.leases.get(holder, 0.0) >= now and self.checks_leases:
                 answers.append(Claim("busy"))
             else:
                 if holder is not None and self.checks_leases:
@@ -80,6 +76,8 @@ class SharedLedger:
                 self.claims.pop(identity, None)
                 self.attempts.pop(identity, None)
                 self.world.mark(process, identity[1], state)
+            elif self.claims.get(identity, (None, 0))[0] is process:
+                del self.claims[identity]  # claimed before a lapse: refused, and free
             answers.append(held)
         return answers
 
