@@ -157,24 +157,31 @@ async def test_a_handler_that_commits_by_itself_is_told_not_to(url):
         assert "leave out COMMIT" in letter.reason
 
 
-async def test_a_completion_whose_claim_was_lost_is_refused_with_its_writes(url):
+async def test_a_completion_whose_claim_was_lost_is_refused_with_its_writes_and_asked_for_again(url):
     shop = Shop(url)
     table = "headrace_owner" if url.startswith("sqlite") else "headrace_ledger"
+    attempts = []
 
-    @shop.app.on("order.created", publishes="order.paid")
+    @shop.app.on("order.created", key="id", retry=Retry(attempts=1), publishes="order.paid")
     async def pay(order: dict, tx: Transaction) -> dict:
-        await tx.execute(shop.insert, (order["id"],))
-        # As if another owner had taken it meanwhile.
-        await tx.execute(f"UPDATE {table} SET token = token + 1")
+        attempts.append(order["number"])
+        await tx.execute(shop.insert, (f"{order['id']}{order['number']}",))
+        if len(attempts) == 1:
+            # As if another owner had taken it meanwhile.
+            await tx.execute(f"UPDATE {table} SET token = token + 1")
         return order
 
     async with shop.running():
-        await shop.app.publish("order.created", {"id": "a"})
+        for number in (1, 2):
+            await shop.app.publish("order.created", {"id": "a", "number": number})
         measures = shop.worker.runtime.handlers[0].measures
-        await shop.until(lambda: measures.fenced == 1)
-        assert await shop.rows() == []
-        assert measures.outcomes["ok"] == 0
-        assert await shop.worker.store.outbox.pending(10) == []
+        await shop.finished("pay", 2)
+        await shop.until(lambda: len(shop.published("order.paid")) >= 2)
+        assert await shop.rows() == ["a1", "a2"]
+        assert [event.data["number"] for event in shop.published("order.paid")] == [1, 2]
+    # The one behind it waited, and being refused was no attempt.
+    assert attempts == [1, 1, 2]
+    assert (measures.fenced, measures.outcomes["dead"]) == (1, 0)
 
 
 async def test_a_commit_whose_answer_was_lost_is_not_done_twice(postgres_server, monkeypatch):

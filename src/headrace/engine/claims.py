@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headrace.engine.delivery import ACK, Delivery
 from headrace.engine.ledger import Claim, Identity
@@ -21,6 +21,7 @@ __all__ = ["LOOK_AGAIN", "Claims"]
 
 #: Seconds between looks at an event that another process has claimed.
 LOOK_AGAIN = 0.5
+OURS: Final = Claim("ours")
 
 
 class Claims:
@@ -47,7 +48,13 @@ class Claims:
             return await ledger.claim(self._handler.name, identities)
 
         claims = await self._outcomes.stored("claim", ask)
-        return claims if asked == 1 else self._outcomes.refusals.untangled(identities, claims)
+        refusals = self._outcomes.refusals
+        if asked > 1:
+            claims = refusals.untangled(identities, claims)
+        if refusals.pending:
+            pairs = zip(identities, claims, strict=True)
+            claims = [OURS if claim.state == "claimed" and one in refusals.pending else claim for one, claim in pairs]
+        return claims
 
     def admit(self, delivery: Delivery) -> bool:
         """A head with a hurdle: ``True`` where the attempt may start now."""

@@ -16,6 +16,7 @@ from headrace.engine.failpoints import passing
 from headrace.engine.ledger import AttemptError, Attempts
 from headrace.engine.letters import compose, replay_number
 from headrace.engine.stage import Stage
+from headrace.engine.transactional import ClaimLost
 from headrace.errors import Drop, InvalidEvent, Reject, RetryAfter, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -104,10 +105,19 @@ class Failures:
             self._refuse(delivery, error)
             return
         delivery.attempt -= 1
-        self._outcomes.trouble = f"handler {self._handler.name!r} waits for the store: {error}"
+        lost = isinstance(error, ClaimLost)
+        if lost:
+            self._measures.fenced += 1
+            log.warning("handler %s: %s", self._handler.name, error)
+        else:
+            self._outcomes.trouble = f"handler {self._handler.name!r} waits for the store: {error}"
         if self._runner.stopping:
             self._runner.runtime.hand_back(delivery)
             self._runner.free_lane(delivery)
+        elif lost:
+            # Whoever has the claim finishes it, or it is free again: asked at the head of its lane, as any that waits.
+            delivery._claim = "busy"
+            self._outcomes.claims.admit(delivery)
         else:
             self._runner.park(delivery, self._loop.time() + LOOK_AGAIN)
 

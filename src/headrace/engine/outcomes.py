@@ -20,7 +20,7 @@ from headrace.engine.ledger import Attempts, Identity
 from headrace.engine.outputs import Outputs
 from headrace.engine.refusals import Refusals
 from headrace.engine.stage import Stage
-from headrace.engine.transactional import FENCED, Committed
+from headrace.engine.transactional import Committed
 from headrace.errors import HeadraceError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -117,10 +117,6 @@ class Outcomes:
                 outcome = delivery._outcome
                 if outcome is None:
                     continue
-                if outcome is FENCED:
-                    self.measures.fenced += 1
-                    log.warning("handler %s: a transaction was refused, its claim was lost", self.handler.name)
-                    continue
                 if isinstance(outcome, Committed):
                     outcome = ACK if outcome.result is None else outcome
                 elif self.ledger is not None and delivery._identity is not None:
@@ -171,6 +167,7 @@ class Outcomes:
             "handler %s: %d completions refused, their claims were lost", self.handler.name, len(marks) - sum(marks)
         )
         refused.extend(delivery for delivery, mark in zip(batch, marks, strict=True) if not mark)
+        self.refusals.pending.update(one for one, mark in zip(identities, marks, strict=True) if not mark)
         return [delivery for delivery, mark in zip(batch, marks, strict=True) if mark]
 
     async def _correct(self, batch: list[tuple[Identity, Attempts]]) -> None:

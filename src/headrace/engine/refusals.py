@@ -26,11 +26,14 @@ __all__ = ["Refusals"]
 class Refusals:
     """Of one handler."""
 
-    __slots__ = ("_loop", "_outcomes", "stage")
+    __slots__ = ("_loop", "_outcomes", "pending", "stage")
 
     def __init__(self, outcomes: Outcomes) -> None:
         self._outcomes = outcomes
         self._loop = asyncio.get_running_loop()
+        #: Events that were handled here and are not marked, until the ledger has given them back.
+        #: Whoever else of ours claims one meanwhile waits, for it would be handled again.
+        self.pending: set[Identity] = set()
         self.stage: Stage[Delivery] = Stage(self._ask, outcomes.runner.runtime.defect)
 
     def add(self, deliveries: Sequence[Delivery]) -> None:
@@ -42,6 +45,8 @@ class Refusals:
         outcomes = self._outcomes
         identities: list[Identity] = [delivery._identity for delivery in batch if delivery._identity is not None]
         for delivery, claim in zip(batch, await outcomes.claims.claim(identities), strict=True):
+            if claim.state != "busy" and delivery._identity is not None:
+                self.pending.discard(delivery._identity)
             if delivery.voided is not None:
                 outcomes.releases.add(delivery)
                 outcomes.unmarked(delivery, ACK)

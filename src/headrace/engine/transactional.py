@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,7 +18,7 @@ from headrace.engine.failpoints import passing
 from headrace.engine.letters import replay_number
 from headrace.engine.sink import Publication
 from headrace.engine.transactions import Outgoing
-from headrace.errors import ConfigurationError, HeadraceError, Reject
+from headrace.errors import ConfigurationError, HeadraceError, Reject, StoreUnavailable
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from headrace.engine.transactions import Outbox, Transactions, Unit
     from headrace.event import Event
 
-__all__ = ["FENCED", "Committed", "Transactional", "destination_of", "staged"]
+__all__ = ["ClaimLost", "Committed", "Transactional", "destination_of", "staged"]
 
-#: Not told to any source: the claim was lost, somebody else settles this event.
-FENCED: Final = Outcome("fenced")
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class ClaimLost(StoreUnavailable):
+    """The store refused the commit: the claim was somebody else's by then. The ledger says what becomes of the event."""
 
 
 class Committed(Outcome):
@@ -103,8 +105,7 @@ class Transactional:
                 _remain(delivery)
         _remain(delivery)
         if not commit.result():
-            delivery._outcome = FENCED
-            return
+            raise ClaimLost("the transaction was refused, for its claim was lost; nothing of it was written")
         if self._committed is not None:
             self._committed(1)
         if rows:
