@@ -24,7 +24,7 @@ async def keyed(connect: Connect, server: NatsServer, app: str, **changes: objec
 def vanish(source: OwnedSource) -> None:
     """What the server sees of a process that was killed: its connection ends, nothing else is said."""
     source._closing = True
-    source._stop_renewing()
+    source._pin.stop()
     assert source._tending is not None
     source._tending.cancel()
     connection = source._connection
@@ -106,10 +106,10 @@ async def test_an_owner_that_was_replaced_gives_up_what_it_holds(
     await publish(one._broker, f"{app}.a", events(10))
     held = await take(one, 10)
     # As a process that is stopped: its pulls no longer renew the pin.
-    one._stop_renewing()
+    one._pin.stop()
     waiting = asyncio.create_task(take(two, 10))
     assert ids(await waiting) == [str(n) for n in range(10)]
-    one._renew()
+    one._pin.hold(one._next_subject)
     async with asyncio.timeout(10):
         while not all(delivery.voided for delivery in held):
             await asyncio.sleep(0.02)
@@ -232,9 +232,9 @@ async def test_a_crash_between_deleting_and_recreating_begins_at_the_stored_floo
     one = await keyed(connect, server, app)
     await publish(one._broker, f"{app}.a", events(10))
     await handle(one, 10)
-    created = one._incarnation.created.encode()
+    created = one._incarnation.created
     await one.close()
-    await one._broker.bucket.write({one._floor_key: b"6 " + created})
+    await one._notes.write_floor(6, created)
     await one._api.call(f"CONSUMER.DELETE.{app}.{app}__bill")
     two = await keyed(connect, server, app)
     assert await handle(two, 4) == ["6", "7", "8", "9"]

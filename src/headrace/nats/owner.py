@@ -18,20 +18,20 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from headrace.engine.source import Credit, Progress
 from headrace.errors import InvalidEvent, StoreUnavailable
 from headrace.nats import consumers
 from headrace.nats.api import ApiError
 from headrace.nats.blocks import decode
-from headrace.nats.client import NoResponders, Silent, publication
+from headrace.nats.client import NoResponders, Silent
 from headrace.nats.consumers import GROUP
 from headrace.nats.message import JetStreamDelivery, facts, plain
+from headrace.nats.notes import Notes
 from headrace.nats.ownership import OwnerRecord, pin_of
-from headrace.nats.pulls import EXPIRES, HEARTBEAT
+from headrace.nats.pin import Pin
 from headrace.nats.source import JetStreamSource
-from headrace.nats.wire import Tap, header_pairs, status
+from headrace.nats.standby import Standby
+from headrace.nats.wire import Tap, status
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery, Outcome
@@ -41,11 +41,7 @@ __all__ = ["OwnedSource"]
 
 log = logging.getLogger("headrace.nats")
 
-_encode = msgspec.json.Encoder().encode
-#: Seconds between the pulls that keep the pin; it lives for `consumers.PIN_SECONDS`.
-_RENEW_EVERY: Final = 2.0
 _RESET_SINCE: Final = (2, 14)
-_PIN: Final = "nats-pin-id"
 
 
 class OwnedSource(JetStreamSource):
@@ -56,15 +52,13 @@ class OwnedSource(JetStreamSource):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.on_owner: list[Any] = []
-        self._pin = ""
+        self._notes = Notes(self._broker, self._wanted.durable)
+        self._pin = Pin(self._connection, displaced=self._displaced, gone=self._gone)
+        self._standby = Standby(self._connection, pinned=self._pinned, gone=self._gone, heard=self._alive)
         self._before = 0
         self._held: dict[int, JetStreamDelivery] = {}
         self._expected = 0
         self._skip = 0
-        self._standby: Tap | None = None
-        self._standby_until = 0.0
-        self._keeper: Tap | None = None
-        self._renewal: asyncio.TimerHandle | None = None
         self._turning: asyncio.Task[None] | None = None
         self._claims = False
         self._unowned_since = 0.0
@@ -73,69 +67,36 @@ class OwnedSource(JetStreamSource):
     @property
     def owner(self) -> bool:
         """Whether this process is the active owner."""
-        return bool(self._pin)
+        return bool(self._pin.id)
 
     # Pulling
 
     def _pull(self, credit: Credit) -> None:
-        if self._pin:
+        if self._pin.id:
             super()._pull(credit)
         elif self._ready and self._turning is None:
             self._stand_by()
 
     def _claim(self) -> dict[str, str]:
-        return {"group": GROUP, "id": self._pin}
+        return self._pin.claim()
 
     def _stand_by(self) -> None:
         """Ask for one message; who gets it owns the consumer."""
-        now = asyncio.get_running_loop().time()
-        if now < self._standby_until:
-            return
-        if self._standby is None:
-            self._standby = self._connection.tap(self._connection.new_inbox(), self._called)
+        if self._standby.ask(self._next_subject):
             # Is there an owner at all? Asked at once, not at the next second.
             self._attend.set()
-        request = {
-            "batch": 1,
-            "expires": round(EXPIRES * 1e9),
-            "idle_heartbeat": round(HEARTBEAT * 1e9),
-            "group": GROUP,
-        }
-        if self._connection.written(
-            publication(self._next_subject, self._standby._subject.encode(), b"", _encode(request))
-        ):
-            self._standby_until = now + 2.5 * HEARTBEAT
 
-    def _called(self) -> None:
-        """Something came for the pull of a stand-by."""
-        tap = self._standby
-        if tap is None:
-            return
-        messages, tap.messages = tap.messages, []
-        now = asyncio.get_running_loop().time()
-        self._window.heard = now
-        for message in messages:
-            _, reply, headers, _ = message
-            if reply:
-                pin = next((value for name, value in header_pairs(headers) if name.lower() == _PIN), "")
-                self._leave_standby()
-                if pin and self._turning is None and not self._closing:
-                    self._turn(self._take_over(pin, message))
-                return
-            found = status(headers)
-            if found is not None and found[0] == 100:
-                self._standby_until = now + 2.5 * HEARTBEAT
-                continue
-            self._standby_until = 0.0
-            if found is not None and (found[0] == 503 or "deleted" in found[1].lower()):
-                self._recover("the consumer does not answer")
+    def _alive(self) -> None:
+        self._window.heard = asyncio.get_running_loop().time()
         self._wake()
 
-    def _leave_standby(self) -> None:
-        if self._standby is not None:
-            self._connection.untap(self._standby)
-            self._standby = None
-        self._standby_until = 0.0
+    def _pinned(self, pin: str, message: tuple[bytes, bytes, bytes, bytes]) -> None:
+        if pin and self._turning is None and not self._closing:
+            self._turn(self._take_over(pin, message))
+
+    def _gone(self) -> None:
+        if self._turning is None:
+            self._recover("the consumer does not answer")
 
     # Ownership
 
@@ -151,12 +112,15 @@ class OwnedSource(JetStreamSource):
 
     async def _take_over(self, pin: str, message: tuple[bytes, bytes, bytes, bytes]) -> None:
         """We are pinned: begin at the floor."""
-        self._pin = pin
-        self._renew()
+        self._pin.id = pin
+        self._pin.hold(self._next_subject)
         about = facts(message[1])
         # What a predecessor was given: a rewound consumer counts its deliveries anew and does not say so itself.
-        self._before = max(about.sequence, self._delivered[0] + 1)
-        await self._read_note()
+        self._before = max(about.sequence, self._standing.delivered[0] + 1)
+        try:
+            self._skip = max(self._skip, await self._notes.acknowledged(self._incarnation.created) or 0)
+        except StoreUnavailable as error:
+            log.warning("%s: %s", self.name, error)
         if about.consumer_sequence == 1:
             # Nothing was delivered to anybody since the consumer was made or rewound: this is the first.
             self._expected = 1
@@ -166,7 +130,7 @@ class OwnedSource(JetStreamSource):
             self._window.sent(1, len(message[3]))
         elif not await self._rewound():
             return
-        if self._pin:
+        if self._pin.id:
             log.info("%s: this process owns consumer %s now", self.name, self._wanted.durable)
             self._tell()
             self._attend.set()
@@ -178,14 +142,14 @@ class OwnedSource(JetStreamSource):
             self._tap.messages = []
         self._window.reset()
         delay = 0.05
-        while self._pin and not self._closing:
+        while self._pin.id and not self._closing:
             self._acks.write()
             try:
                 if not await self._still_pinned():
                     self._displaced("the pin is another's")
                     return False
                 await self._reset()
-                if not self._pin:
+                if not self._pin.id:
                     return False
                 self._expected = 1
                 self._retap()
@@ -194,7 +158,7 @@ class OwnedSource(JetStreamSource):
                 self._turn_aside()
                 return False
             except (Silent, ApiError, StoreUnavailable) as error:
-                self._detail = f"the consumer cannot be rewound yet: {error}"
+                self._standing.detail = f"the consumer cannot be rewound yet: {error}"
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 1.0)
         return False
@@ -205,7 +169,7 @@ class OwnedSource(JetStreamSource):
 
     async def _still_pinned(self) -> bool:
         """Ask with our pin for what cannot be delivered: the answer says whether the pin is ours."""
-        headers, _ = await self._connection.ask(self._next_subject.decode(), self._renewal_request())
+        headers, _ = await self._connection.ask(self._next_subject.decode(), self._pin.request())
         found = status(headers)
         return found is not None and found[0] != 423
 
@@ -220,75 +184,30 @@ class OwnedSource(JetStreamSource):
             raise NoResponders(f"consumer {durable} is gone")
         floor = sequence - 1 if sequence else info["ack_floor"]["stream_seq"]
         # The floor is stored first: a crash between the two calls must not begin the history anew.
-        await self._broker.bucket.write({self._floor_key: b"%d %b" % (floor, self._incarnation.created.encode())})
-        self._pin = ""
-        self._stop_renewing()
+        await self._notes.write_floor(floor, self._incarnation.created)
+        self._pin.drop()
         with contextlib.suppress(NoResponders):
             await self._api.call(f"CONSUMER.DELETE.{stream}.{durable}")
         await consumers.create(self._api, stream, self._config_from(floor))
-        await self._broker.bucket.write({self._floor_key: None})
+        await self._notes.clear_floor()
         self._wake()
 
     async def _ensure(self, stream: Json) -> Json:
         name, durable = stream["config"]["name"], self._wanted.durable
         if await self._api.consumer(name, durable) is None:
             # Deleted to be made anew at its floor, and then we, or another, died?
-            note = await self._broker.bucket.get(self._floor_key)
-            if note is not None:
-                floor, _, created = note[0].partition(b" ")
-                if created.decode() == stream["created"]:
-                    await consumers.create(self._api, name, self._config_from(int(floor)))
+            floor = await self._notes.floor(stream["created"])
+            if floor is not None:
+                await consumers.create(self._api, name, self._config_from(floor))
         return await super()._ensure(stream)
-
-    @property
-    def _floor_key(self) -> str:
-        return f"floor.{self._wanted.durable}"
 
     def _server_version(self) -> tuple[int, ...]:
         text = str(self._connection._server_info.get("version", "0"))
         return tuple(int(part) for part in text.split("-")[0].split(".")[:2] if part.isdigit())
 
-    def _renewal_request(self) -> bytes:
-        # One byte at most and no wait: refused or empty at once, so it delivers nothing, but it renews the pin.
-        return _encode({"batch": 1, "max_bytes": 1, "no_wait": True, **self._claim()})
-
-    def _renew(self) -> None:
-        """Keep the pin: only a new pull that carries it does."""
-        self._stop_renewing()
-        if not self._pin or self._closing:
-            return
-        self._renewal = asyncio.get_running_loop().call_later(_RENEW_EVERY, self._renew)
-        if self._keeper is None:
-            self._keeper = self._connection.tap(self._connection.new_inbox(), self._kept)
-        self._connection.written(
-            publication(self._next_subject, self._keeper._subject.encode(), b"", self._renewal_request())
-        )
-
-    def _stop_renewing(self) -> None:
-        if self._renewal is not None:
-            self._renewal.cancel()
-            self._renewal = None
-
-    def _kept(self) -> None:
-        tap = self._keeper
-        if tap is None:
-            return
-        messages, tap.messages = tap.messages, []
-        for _, _, headers, _ in messages:
-            found = status(headers)
-            if found is None:
-                continue
-            if found[0] == 423:
-                self._displaced(found[1])
-            elif found[0] == 503 and self._turning is None:
-                self._recover("the consumer does not answer")
-            elif self._window.items:
-                # The server lives; whether our open pulls do is told by their own heartbeats.
-                continue
-
     def _displaced(self, description: str) -> None:
         """We are no owner any more: give up what we hold, and stand by."""
-        if not self._pin:
+        if not self._pin.id:
             return
         log.warning(
             "%s: another process owns consumer %s now (%s); %d deliveries are given up",
@@ -297,8 +216,7 @@ class OwnedSource(JetStreamSource):
             description,
             len(self._held),
         )
-        self._pin = ""
-        self._stop_renewing()
+        self._pin.drop()
         self._expected = 0
         self._void("another process owns this handler's consumer now")
         if self._tap is not None:
@@ -322,14 +240,14 @@ class OwnedSource(JetStreamSource):
 
     async def _watch(self, now: float) -> None:
         """As a stand-by: is there an owner? A dead one's messages would otherwise come only after ack_wait."""
-        if self._pin:
-            await self._record.write(self._pin)
+        if self._pin.id:
+            await self._record.write(self._pin.id)
             return
         if self._turning is not None or not self._ready or self._waiting is None:
             return
         self._stand_by()
         info = await self._api.consumer(self._incarnation.stream, self._wanted.durable)
-        if info is None or self._pin or self._turning is not None:
+        if info is None or self._pin.id or self._turning is not None:
             return
         pin = pin_of(info)
         await self._record.read(pin)
@@ -341,7 +259,7 @@ class OwnedSource(JetStreamSource):
         if info.get("num_ack_pending", 0) > 0:
             # So that two stand-bys seldom rewind the same consumer twice.
             await asyncio.sleep(random.uniform(0, 0.2))
-            if not self._pin and self._turning is None:
+            if not self._pin.id and self._turning is None:
                 log.info("%s: the owner of consumer %s is gone; rewinding it", self.name, self._wanted.durable)
                 await self._reset()
         elif self._claims:
@@ -368,23 +286,8 @@ class OwnedSource(JetStreamSource):
         floor = info["ack_floor"]["stream_seq"]
         if floor <= 0 or self._server_version() < _RESET_SINCE:
             return
-        await self._broker.bucket.write({self._note_key: b"%d %b" % (floor, self._incarnation.created.encode())})
+        await self._notes.write_acknowledged(floor, self._incarnation.created)
         await self._reset(floor)
-
-    @property
-    def _note_key(self) -> str:
-        return f"acknowledged.{self._wanted.durable}"
-
-    async def _read_note(self) -> None:
-        try:
-            note = await self._broker.bucket.get(self._note_key)
-        except StoreUnavailable as error:
-            log.warning("%s: %s", self.name, error)
-            return
-        if note is not None:
-            sequence, _, created = note[0].partition(b" ")
-            if created == self._incarnation.created.encode():
-                self._skip = max(self._skip, int(sequence))
 
     # Deliveries
 
@@ -404,7 +307,7 @@ class OwnedSource(JetStreamSource):
             subject, reply, headers, body = message
             if not reply:
                 self._state(headers)
-                if not self._pin or tap is not self._tap:
+                if not self._pin.id or tap is not self._tap:
                     # Displaced: `_displaced` has voided what was held; this batch was never handed over.
                     return []
                 continue
@@ -452,9 +355,9 @@ class OwnedSource(JetStreamSource):
             self._window.took(count, size)
             self._window.heard = asyncio.get_running_loop().time()
         if batch:
-            self._last_reply = reply if reply else batch[-1].reply  # type: ignore[attr-defined]
+            self._standing.last_reply = reply if reply else batch[-1].reply  # type: ignore[attr-defined]
             self._oversize = False
-            self._detail = ""
+            self._standing.detail = ""
             left = Credit(credit.items - len(batch), credit.bytes - size)
             if left.items > 0 and not self._closing and self._turning is None:
                 self._pull(left)
@@ -492,18 +395,18 @@ class OwnedSource(JetStreamSource):
     def progress(self) -> Progress:
         """As for a shared source, and whether this process is the owner."""
         found = super().progress()
-        found.owner = bool(self._pin)
-        found.owned_by = "" if self._pin else self._record.owner
+        found.owner = self.owner
+        found.owned_by = "" if self.owner else self._record.owner
         return found
 
     def _connected(self) -> None:
         self._acks.again()
-        self._standby_until = 0.0
+        self._standby.again()
         if not self._ready:
             return
-        if self._pin:
+        if self._pin.id:
             # What was under way to us is lost, and would come again only after ack_wait.
-            self._renew()
+            self._pin.hold(self._next_subject)
             self._rewind()
         else:
             self._retap()
@@ -512,9 +415,9 @@ class OwnedSource(JetStreamSource):
     async def _restored(self) -> None:
         if self._turning is not None:
             self._turning.cancel()
-        before = self._pin
+        before = self._pin.id
         await super()._restored()
-        self._leave_standby()
+        self._standby.leave()
         if before:
             # The pin belonged to the consumer as it was; ask whether it still holds.
             try:
@@ -522,7 +425,7 @@ class OwnedSource(JetStreamSource):
             except NoResponders:
                 pinned = False
             if pinned:
-                self._renew()
+                self._pin.hold(self._next_subject)
                 self._rewind()
             else:
                 self._displaced("the consumer was lost")
@@ -530,16 +433,15 @@ class OwnedSource(JetStreamSource):
     async def close(self) -> None:
         """Flush, unpin: a successor may begin at once. What is unsettled is left to its rewind."""
         self._closing = True
-        self._stop_renewing()
+        self._pin.stop()
         if self._turning is not None:
             self._turning.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._turning
-        pinned, self._pin = self._pin, ""
-        self._leave_standby()
-        if self._keeper is not None:
-            self._connection.untap(self._keeper)
-            self._keeper = None
+        pinned = self._pin.id
+        self._pin.drop()
+        self._pin.close()
+        self._standby.leave()
         await super().close()
         if pinned:
             with contextlib.suppress(Silent, ApiError):

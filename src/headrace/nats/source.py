@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +24,7 @@ from headrace.nats.blocks import decode
 from headrace.nats.client import Silent, publication
 from headrace.nats.message import Incarnation, JetStreamDelivery, facts, plain, prefix_of
 from headrace.nats.pulls import EXPIRES, HEARTBEAT, Window
+from headrace.nats.standing import Standing
 from headrace.nats.streams import incarnation
 from headrace.nats.wire import Tap, status
 
@@ -74,7 +74,6 @@ class JetStreamSource:
         self._acks = Acks(self._connection)
         self._window = Window()
         self._incarnation = Incarnation("", "")
-        self._floor = 0
         self._prefix = 0
         self._tap: Tap | None = None
         self._next_subject = b""
@@ -83,16 +82,11 @@ class JetStreamSource:
         self._failure: HeadraceError | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._credit = Credit(0, 0)
-        self._last_reply = b""
-        self._left = 0
-        self._delivered = (0, 0)
-        self._expired = 0
-        self._detail = ""
+        self._standing = Standing(name)
         self._recovering: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._attend = asyncio.Event()
         self._oversize = False
-        self._whole = False
 
     # Opening
 
@@ -118,10 +112,7 @@ class JetStreamSource:
                     ) from error
                 await asyncio.sleep(0.2)
         self._adopt(stream, info)
-        floor = self._floor
-        lost = stream["state"]["first_seq"] - 1 - floor
-        if floor and lost > 0 and self._loses(stream):
-            self._count_expired(lost, stream["state"]["first_seq"])
+        self._standing.opened(stream)
         self._connection.on_connect.append(self._connected)
         self._connection.on_disconnect.append(self._disconnected)
         self._tending = loop.create_task(self._tend(), name=f"headrace {self.name}")
@@ -136,10 +127,7 @@ class JetStreamSource:
             # Sequences of another incarnation mean other messages: acks of the old ones must never reach it.
             self._acks.clear()
             self._incarnation = found
-        self._whole = not self._wanted.subject or [self._wanted.subject] == stream["config"].get("subjects")
-        self._floor = info["ack_floor"]["stream_seq"]
-        self._delivered = (info["delivered"]["stream_seq"], info["delivered"]["consumer_seq"])
-        self._left = info.get("num_pending", 0)
+        self._standing.adopt(stream, info, self._wanted.subject or "")
         config = info["config"]
         self._window.maximum_batch = config.get("max_batch") or 0
         self._window.maximum_bytes = config.get("max_bytes") or 0
@@ -245,11 +233,11 @@ class JetStreamSource:
             batch.append(delivery)
             size += bytes_
         if batch:
-            self._last_reply = batch[-1].reply  # type: ignore[attr-defined]
+            self._standing.last_reply = batch[-1].reply  # type: ignore[attr-defined]
             self._window.took(len(batch), size)
             self._window.heard = asyncio.get_running_loop().time()
             self._oversize = False
-            self._detail = ""
+            self._standing.detail = ""
             left = Credit(credit.items - len(batch), credit.bytes - size)
             if left.items > 0 and not self._closing:
                 self._pull(left)
@@ -349,15 +337,10 @@ class JetStreamSource:
     def progress(self) -> Progress:
         """Where this source stands."""
         connection = self._connection
-        detail = self._detail
+        detail = self._standing.detail
         if not connection.is_connected:
             detail = f"not connected to {self._broker.url}: {connection.trouble or 'reconnecting'}"
-        lag, seconds = self._left, 0.0
-        if self._last_reply:
-            last = facts(self._last_reply)
-            lag = last.left
-            if lag:
-                seconds = max(0.0, time.time() - last.time / 1e9)
+        lag, seconds = self._standing.lag()
         return Progress(
             connected=connection.is_connected,
             lag_events=lag,
@@ -365,7 +348,7 @@ class JetStreamSource:
             last_progress=self._window.heard,
             owner=None,
             reconnects=connection.reconnects,
-            expired=self._expired,
+            expired=self._standing.expired,
             detail=detail,
         )
 
@@ -425,34 +408,7 @@ class JetStreamSource:
         if stream is None or incarnation(stream) != self._incarnation:
             self._recover("the stream was deleted or created anew")
             return
-        self._floor = max(self._floor, info["ack_floor"]["stream_seq"])
-        before, self._delivered = self._delivered, (info["delivered"]["stream_seq"], info["delivered"]["consumer_seq"])
-        first = stream["state"]["first_seq"]
-        deliveries = self._delivered[1] - before[1]
-        if first - 1 > before[0] and deliveries >= 0 and self._loses(stream):
-            # A purge moves the consumer along, so the count is of what lay ahead at the last look and never came.
-            lost = max(self._delivered[0], first - 1) - before[0] - deliveries
-            # What other subjects share of the stream is not known: at most what was unread then.
-            lost = lost if self._whole else min(lost, self._left)
-            if lost > 0:
-                self._count_expired(lost, first)
-        self._left = info.get("num_pending", 0)
-        if not self._left:
-            self._last_reply = b""
-
-    @staticmethod
-    def _loses(stream: Json) -> bool:
-        """Whether messages leave the stream unread: by limits or a purge; a work queue removes what is acknowledged."""
-        return bool(stream["config"].get("retention", "limits") == "limits")
-
-    def _count_expired(self, count: int, first: int) -> None:
-        self._expired += count
-        about = "" if self._whole else "up to "
-        self._detail = (
-            f"{about}{count} unread events were discarded by stream {self._incarnation.stream} (its limits or a purge); "
-            f"it begins at sequence {first} now"
-        )
-        log.error("%s: %s", self.name, self._detail)
+        self._standing.look(stream, info)
 
     def _recover(self, why: str) -> None:
         """Look what has become of the consumer, restore it, pull again."""
@@ -472,10 +428,10 @@ class JetStreamSource:
                     # A question that a dying leader swallowed is asked again soon.
                     async with asyncio.timeout(patience):
                         await self._restored()
-                    self._detail = ""
+                    self._standing.detail = ""
                     return
                 except (Silent, ApiError, TimeoutError) as error:
-                    self._detail = f"{why}; {str(error) or 'JetStream does not answer'}"
+                    self._standing.detail = f"{why}; {str(error) or 'JetStream does not answer'}"
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, 5.0)
                     patience = min(patience * 1.5, 20.0)
@@ -496,9 +452,9 @@ class JetStreamSource:
                     "%s: consumer %s was deleted; created again at sequence %d",
                     self.name,
                     self._wanted.durable,
-                    self._floor + 1,
+                    self._standing.floor + 1,
                 )
-                info = await consumers.create(self._api, found.stream, self._config_from(self._floor))
+                info = await consumers.create(self._api, found.stream, self._config_from(self._standing.floor))
             else:
                 log.error(
                     "%s: stream %s is another one than before; reading it from its start", self.name, found.stream
