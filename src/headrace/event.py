@@ -33,6 +33,22 @@ _new = object.__new__
 _KEEP: Final[Any] = object()
 
 
+class _Codecs:
+    """The modules that come with the first event that is read; an import statement in a method costs as much as the
+    method."""
+
+    json: Any = None
+    data: Any = None
+    decoders: dict[Any, Any] = {}  # noqa: RUF012 - the codec's own table
+
+    @classmethod
+    def load(cls) -> type[_Codecs]:
+        from headrace.cloudevents import data, json
+
+        cls.json, cls.data, cls.decoders = json, data, data.decoders
+        return cls
+
+
 class Event:
     """One CloudEvent.
 
@@ -237,9 +253,8 @@ class Event:
         """
         data = self._data
         if data is PENDING:
-            from headrace.cloudevents.data import decode_data
-
-            data = self._data = decode_data(self._raw, self._form, self._attributes.get("datacontenttype"))
+            codec = _Codecs.data or _Codecs.load().data
+            data = self._data = codec.decode_data(self._raw, self._form, self._attributes.get("datacontenttype"))
         return data
 
     def data_as(self, wanted: builtins.type[T]) -> T:
@@ -252,9 +267,12 @@ class Event:
             InvalidEvent: data is not of that type; the message names the type and the place in the data.
             ConfigurationError: data cannot be decoded to such a type at all.
         """
-        from headrace.cloudevents.data import decoder
-
-        return decoder(wanted)(self)
+        try:
+            typed = _Codecs.decoders[wanted]
+        except (KeyError, TypeError):
+            typed = _Codecs.load().data.decoder(wanted)
+        value: T = typed(self)
+        return value
 
     # The JSON format
 
@@ -265,9 +283,9 @@ class Event:
         Raises:
             InvalidEvent: not JSON, or no valid event.
         """
-        from headrace.cloudevents import json
-
-        return json.decode(text)
+        codec = _Codecs.json or _Codecs.load().json
+        event: Event = codec.decode(text)
+        return event
 
     @staticmethod
     def from_json_batch(text: bytes | str) -> list[Event]:
@@ -276,9 +294,9 @@ class Event:
         Raises:
             InvalidEvent: not a JSON array of valid events.
         """
-        from headrace.cloudevents import json
-
-        return json.decode_batch(text)
+        codec = _Codecs.json or _Codecs.load().json
+        events: list[Event] = codec.decode_batch(text)
+        return events
 
     def to_json(self) -> bytes:
         """The event in the JSON format, UTF-8.
@@ -286,9 +304,9 @@ class Event:
         Raises:
             InvalidEvent: the data given to the constructor cannot be encoded.
         """
-        from headrace.cloudevents import json
-
-        return json.encode(self)
+        codec = _Codecs.json or _Codecs.load().json
+        written: bytes = codec.encode(self)
+        return written
 
     # The official Python SDK
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from headrace.cloudevents import json
 from headrace.cloudevents.forms import BODY, JSON, PENDING
@@ -52,6 +52,10 @@ CONTENT_TYPE: Final = "content-type"
 _ANY_FORMAT: Final = "application/cloudevents"
 _NAME_TABLE_LIMIT: Final = 1024
 
+# What structured messages have been met with as their content type, as it is written there.
+_structured_types: Final[set[str]] = {json.CONTENT_TYPE}
+_STRUCTURED_TYPES_LIMIT: Final = 64
+
 _new = object.__new__
 
 
@@ -79,7 +83,8 @@ class Binding:
     foreign_prefix: str | None = None
     """A prefix that the tolerant profile reads as well."""
     names: dict[str | bytes, str | None] = field(default_factory=dict)
-    """Header names met so far and the attribute each stands for; None for no attribute. Bounded."""
+    """Header names met so far and the attribute each stands for; None for no attribute, and `content-type`, which no
+    attribute is called, where that header is no attribute but decides the mode. Bounded."""
 
     # Reading
 
@@ -90,18 +95,27 @@ class Binding:
             InvalidEvent: a batch where the binding has none.
             UnsupportedFormat: a structured event in a format other than JSON.
         """
-        content_type: Any = None
+        content_type: str | None = None
+        essence = ""
         binary = False
         for name, value in headers:
             text = self._folded(name)
             if text.lower() == CONTENT_TYPE:
-                content_type = value
+                if value is None:
+                    continue
+                other = value_text(value)
+                found = other.partition(";")[0].strip().lower()
+                if content_type is not None and (essence + found).find(_ANY_FORMAT) >= 0:
+                    raise InvalidEvent(f"the message has more than one {CONTENT_TYPE} header")
+                content_type, essence = other, found
+                self._remember(name, "datacontenttype")
             elif self._attribute(text, tolerant) == "specversion":
                 binary = True
-        if content_type is not None:
-            essence = value_text(content_type).partition(";")[0].strip().lower()
-            if essence.startswith(_ANY_FORMAT):
-                return self._structured_mode(essence)
+        if content_type is not None and essence.startswith(_ANY_FORMAT):
+            mode = self._structured_mode(essence)
+            if mode == "structured" and len(_structured_types) < _STRUCTURED_TYPES_LIMIT:
+                _structured_types.add(content_type)
+            return mode
         if binary:
             return "binary"
         if content_type is None and self.sniffs_json and json.is_event(_body_bytes(body)):
@@ -131,7 +145,7 @@ class Binding:
                 if content_type is not None:
                     raise InvalidEvent(f"the message has more than one {CONTENT_TYPE} header")
                 content_type = value_text(value)
-                self._remember(name, None if self.content_type == "spelled" else "datacontenttype")
+                self._remember(name, "datacontenttype")
                 continue
             attribute = self._attribute(text, tolerant)
             if attribute is None:
@@ -141,7 +155,7 @@ class Binding:
             if attribute in attributes:
                 raise InvalidEvent(f"attribute {attribute!r} is given more than once")
             attributes[attribute] = self._value(attribute, value, tolerant)
-            if not tolerant and not (self.content_type == "only" and attribute == "datacontenttype"):
+            if not tolerant and (attribute != "datacontenttype" or self.content_type == "spelled"):
                 self._remember(name, attribute)
         self._settle_content_type(attributes, content_type, tolerant)
         check_attributes(attributes)
@@ -181,10 +195,9 @@ class Binding:
         return name
 
     def _remember(self, name: str | bytes, attribute: str | None) -> None:
-        # NATS' content type decides the mode, and must not be passed over on the quick path.
-        if len(self.names) < _NAME_TABLE_LIMIT and not (
-            attribute is None and self._folded(name).lower() == CONTENT_TYPE
-        ):
+        if len(self.names) < _NAME_TABLE_LIMIT:
+            if attribute == "datacontenttype" and self.content_type == "spelled":
+                attribute = CONTENT_TYPE if self._folded(name).lower() == CONTENT_TYPE else attribute
             self.names[name] = attribute
 
     def _value(self, attribute: str, value: Any, tolerant: bool) -> str:
@@ -292,13 +305,8 @@ def compiled(binding: Binding) -> Codec:
     def decode_exactly(headers: Sequence[tuple[Any, Any]], body: Any, tolerant: bool) -> Event:
         return binding.decode_exactly(headers, body, tolerant=tolerant)
 
-    quick = _quick(binding, lambda headers, body, tolerant: None)
-
-    def decode(headers: Headers, body: Any, *, tolerant: bool = False) -> list[Event]:
+    def decode_any(headers: Headers, body: Any, tolerant: bool) -> list[Event]:
         pairs = headers if isinstance(headers, (list, tuple)) else list(headers)
-        event = None if tolerant else quick(pairs, body)
-        if event is not None:
-            return [event]
         if binding.batches and binding.mode(pairs, body, tolerant=tolerant) == "batch":
             return json.decode_batch(_body_bytes(body))
         event = read_exactly(pairs, body, tolerant)
@@ -309,56 +317,79 @@ def compiled(binding: Binding) -> Codec:
             )
         return [event]
 
-    return Codec(decode, _quick(binding, decode_exactly), _quick(binding, read_exactly))
+    return Codec(
+        _quick(binding, decode_any, listed=True),
+        _quick(binding, decode_exactly),
+        _quick(binding, read_exactly),
+    )
 
 
-_Found = TypeVar("_Found", Event, Event | None)
-
-
-def _quick(
-    binding: Binding, otherwise: Callable[[Sequence[tuple[Any, Any]], Any, bool], _Found]
-) -> Callable[..., Event | _Found]:
-    """Compile the quick path: messages in binary mode that need no decoding beyond UTF-8.
+def _quick(binding: Binding, otherwise: Callable[[Any, Any, bool], Any], *, listed: bool = False) -> Any:
+    """Compile the quick path: messages in binary mode that need no decoding beyond UTF-8, and structured ones.
 
     Names met before, values without escapes, no attribute twice, a body; everything else is `otherwise`'s.
+
+    Args:
+        listed: the function gives a list of the one event.
     """
     names = binding.names
     percent = binding.percent_encoded
+    spelled = binding.content_type == "spelled"
+    declares = CONTENT_TYPE if spelled else "datacontenttype"
 
-    def quick(headers: Sequence[tuple[Any, Any]], body: Any, *, tolerant: bool = False) -> Event | _Found:
+    def quick(headers: Any, body: Any, *, tolerant: bool = False) -> Any:
         attributes: dict[str, Any] = {}
         passed_over = 0
         try:
-            for name, value in headers:
-                attribute = names[name]
-                if attribute is None:
-                    passed_over += 1
-                else:
-                    attributes[attribute] = value if value.__class__ is str else value.decode()
+            # Libraries give either str or bytes; a value that is not as the first one fails here or is found below.
+            if headers[0][1].__class__ is str:
+                for name, value in headers:
+                    attribute = names[name]
+                    if attribute is None:
+                        passed_over += 1
+                    else:
+                        attributes[attribute] = value
+            else:
+                for name, value in headers:
+                    attribute = names[name]
+                    if attribute is None:
+                        passed_over += 1
+                    else:
+                        attributes[attribute] = value.decode()
             text = "".join(attributes.values())
             if (
                 text.isprintable()
                 and (not percent or (text.isascii() and "%" not in text and '"' not in text))
                 and len(attributes) + passed_over == len(headers)
-                and attributes["specversion"] == "1.0"
-                and attributes["id"]
-                and attributes["type"]
-                and attributes["source"] in checked_references
-                and ("datacontenttype" not in attributes or attributes["datacontenttype"] in checked_media_types)
-                and ("subject" not in attributes or attributes["subject"])
-                and "dataschema" not in attributes
-                and body
                 and body.__class__ is bytes
                 and not tolerant
             ):
-                # As Event._trusted, without the call.
-                event = _new(Event)
-                event._attributes = attributes
-                event._raw = body
-                event._data = PENDING
-                event._form = BODY
-                event._made_id = False
-                return event
+                if (
+                    "specversion" in attributes
+                    and attributes["specversion"] == "1.0"
+                    and attributes["source"] in checked_references
+                    and ("datacontenttype" not in attributes or attributes["datacontenttype"] in checked_media_types)
+                    and attributes["id"]
+                    and attributes["type"]
+                    and ("subject" not in attributes or attributes["subject"])
+                    and ("time" not in attributes or attributes["time"])
+                    and "dataschema" not in attributes
+                    and body
+                    and not (spelled and CONTENT_TYPE in attributes)
+                ):
+                    # As Event._trusted, without the call.
+                    event = _new(Event)
+                    event._attributes = attributes
+                    event._raw = body
+                    event._data = PENDING
+                    event._form = BODY
+                    event._made_id = False
+                    return [event] if listed else event
+                if attributes.get(declares) in _structured_types:
+                    event = json.decode(body)
+                    return [event] if listed else event
+        except InvalidEvent:
+            raise
         except (LookupError, ValueError, AttributeError, TypeError):
             # A name not met before, or a value that is no text: the exact path learns the one and names the other.
             return otherwise(headers, body, tolerant)

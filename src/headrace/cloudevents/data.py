@@ -10,10 +10,9 @@ Sources: CloudEvents 1.0.2, "Event Data"; JSON format 1.0.2, section 3.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -114,9 +113,9 @@ def is_json_text(raw: bytes) -> bool:
     return True
 
 
-@lru_cache(maxsize=256)
-def _cached_decoder(wanted: Any) -> Callable[[Event], Any]:
-    return _compile(wanted)
+decoders: Final[dict[Any, Callable[[Event], Any]]] = {}
+"""What `decoder` has compiled, by type; emptied when it is full."""
+_DECODERS_LIMIT: Final = 256
 
 
 def decoder(wanted: type[T]) -> Callable[[Event], T]:
@@ -136,11 +135,16 @@ def decoder(wanted: type[T]) -> Callable[[Event], T]:
     Raises:
         ConfigurationError: no data can be decoded to such a type.
     """
-    compiled: Callable[[Event], T]
     try:
-        compiled = _cached_decoder(cast("Hashable", wanted))
-    except TypeError:
+        return decoders[wanted]
+    except KeyError:
         compiled = _compile(wanted)
+    except TypeError:
+        # A type that cannot be hashed is compiled each time.
+        return _compile(wanted)
+    if len(decoders) >= _DECODERS_LIMIT:
+        decoders.clear()
+    decoders[wanted] = compiled
     return compiled
 
 
