@@ -12,7 +12,7 @@ import builtins
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
-from headrace.cloudevents.forms import BODY, BYTES, JSON, PENDING, Form, form_of
+from headrace.cloudevents.forms import BODY, JSON, PENDING, Form, form_of, form_of_bytes
 from headrace.cloudevents.media import media
 from headrace.cloudevents.types import (
     Attribute,
@@ -55,8 +55,9 @@ class Event:
     Args:
         type: what happened, such as `order.created`.
         source: where it happened, a URI-reference.
-        data: bytes stay as they are; anything else is encoded when it is needed, as JSON unless `datacontenttype` says
-            otherwise. None is an event without data (JSON's null is `b"null"` with a JSON content type).
+        data: bytes stay as they are, a JSON text where `datacontenttype` says so; anything else is encoded when it is
+            needed, as JSON unless `datacontenttype` says otherwise. None is an event without data (JSON's null is
+            `b"null"` with a JSON content type).
         id: unique within the source; a random UUID when not given. Nothing else is invented.
         time: an aware datetime, or RFC 3339 text, which is kept as it is written.
         subject: what the event is about within the source.
@@ -129,7 +130,12 @@ class Event:
         if data is None:
             self._raw, self._data, self._form = None, None, BODY
         elif isinstance(data, (bytes, bytearray, memoryview)):
-            self._raw, self._data, self._form = bytes(data), PENDING, BYTES
+            raw = bytes(data)
+            self._raw, self._data, self._form = (
+                raw,
+                PENDING,
+                form_of_bytes(raw, self._attributes.get("datacontenttype")),
+            )
         else:
             self._raw, self._data = PENDING, data
             self._form = form_of(data, self._attributes.get("datacontenttype"))

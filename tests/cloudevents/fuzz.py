@@ -237,7 +237,7 @@ def mutated(source: random.Random, message: Message, seeds: Sequence[Message]) -
 def _mutated_bytes(source: random.Random, text: bytes, other: bytes) -> bytes:
     start = source.randint(0, len(text))
     end = min(len(text), start + source.randint(0, 8))
-    choice = source.randrange(6)
+    choice = source.randrange(7)
     if choice == 0:
         return text[:start] + source.choice(TOKENS) + text[start:]
     if choice == 1:
@@ -249,6 +249,8 @@ def _mutated_bytes(source: random.Random, text: bytes, other: bytes) -> bytes:
         return text[:index] + bytes([text[index] ^ 1 << source.randrange(8)]) + text[index + 1 :]
     if choice == 4:
         return text[:start] + other[source.randint(0, len(other)) :][:40] + text[start:]
+    if choice == 5:
+        return source.choice((b"", b"", other, source.choice(TOKENS)))
     return text[:end] + text[start:end] * source.randint(1, 20) + text[end:]
 
 

@@ -109,6 +109,43 @@ def test_an_empty_subject_is_refused_and_an_empty_extension_kept(binding: Module
     assert binding.decode(headers(binding, ext=""), b"x")[0]["ext"] == ""
 
 
+@pytest.mark.parametrize("name", ["time", "subject", "dataschema", "datacontenttype"])
+def test_an_optional_attribute_may_not_be_empty(binding: ModuleType, name: str) -> None:
+    binding.decode(headers(binding, time="2018-04-05T17:31:00Z", subject="s"), b"x")  # the names are known now
+    for tolerant in (False, True):
+        with pytest.raises(InvalidEvent, match=name):
+            binding.decode(headers(binding, **{name: ""}), b"x", tolerant=tolerant)
+
+
+def test_two_content_types_of_which_one_is_an_events_are_refused(binding: ModuleType) -> None:
+    structured, plain = content_type(binding, "application/cloudevents+json"), content_type(binding, "text/plain")
+    body = Event(type="t", source="/").to_json()
+    binding.decode([structured], body)
+    for both in ([structured, plain], [plain, structured], [structured, structured]):
+        with pytest.raises(InvalidEvent, match="more than one content-type"):
+            binding.decode(both, body)
+
+
+@pytest.mark.parametrize("binding", [kafka, nats, mqtt])
+def test_an_attribute_that_says_structured_does_not_decide_the_mode(binding: ModuleType) -> None:
+    inner = Event(type="inner", source="/").to_json()
+    for _ in range(2):
+        [event] = binding.decode(headers(binding, datacontenttype="application/cloudevents+json"), inner)
+        assert (event.type, event.raw) == ("order.created", inner)
+
+
+def test_structured_messages_are_read_alike_with_and_without_other_headers(binding: ModuleType) -> None:
+    event = Event(type="t", source="/", count=10, data={"a": 1})
+    other = ("x-other", b"\xff" if binding is kafka else "%zz")
+    for media in ("application/cloudevents+json", "application/cloudevents+json; charset=UTF-8"):
+        for _ in range(2):
+            for pairs in ([content_type(binding, media)], [other, content_type(binding, media)]):
+                assert binding.decode(pairs, event.to_json()) == [event]
+                assert binding.read(pairs, bytearray(event.to_json())) == event
+                with pytest.raises(InvalidEvent, match="JSON"):
+                    binding.decode(pairs, b"{")
+
+
 def test_a_message_that_is_no_event_is_refused_by_decode_and_none_to_read(binding: ModuleType) -> None:
     for pairs, body in (
         ([], b"x"),

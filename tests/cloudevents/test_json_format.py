@@ -196,6 +196,24 @@ def test_bytes_given_as_text_stay_bytes() -> None:
     assert written(event)["data_base64"] == "dGV4dA=="
 
 
+def test_a_json_text_given_as_bytes_keeps_every_byte() -> None:
+    for raw, member in (
+        (b'{"a": 1}', "data"),
+        (b'{"a":1}\n', "data_base64"),
+        (b" 1", "data_base64"),
+        (b"", "data_base64"),
+    ):
+        event = Event(type="t", source="/", data=raw, datacontenttype="application/json")
+        assert member in written(event)
+        assert Event.from_json(event.to_json()).raw == raw
+
+
+def test_data_base64_of_a_json_type_stays_data_base64() -> None:
+    event = Event.from_json(text(data_base64="eyJhIjoxfQ==", datacontenttype="application/json"))
+    assert event.data == {"a": 1}
+    assert written(event)["data_base64"] == "eyJhIjoxfQ=="
+
+
 def test_a_body_in_json_is_written_as_the_value() -> None:
     event = received(b' {"a": 1} \n', "application/json")
     assert written(event)["data"] == {"a": 1}
@@ -295,3 +313,20 @@ def test_what_is_no_json_array_is_no_batch(broken: bytes) -> None:
 
 def received(raw: bytes, content_type: str) -> Event:
     return Event._trusted({**LEAST, "datacontenttype": content_type}, raw)
+
+
+def test_bytes_that_are_no_utf_8_are_named_by_their_members_index() -> None:
+    with pytest.raises(InvalidEvent, match="event 1 of the batch"):
+        Event.from_json_batch(b"[" + text() + b"," + text(id="x").replace(b'"x"', b'"\xff"') + b"]")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (b"\xef\xbb\xbf" + text(), "byte order mark"),
+        (text(subject="?").replace(b"?", b"\\ud83d"), r"\\ud83d at byte \d+"),
+    ],
+)
+def test_what_the_parser_does_not_explain_is_explained(broken: bytes, reason: str) -> None:
+    with pytest.raises(InvalidEvent, match=reason):
+        Event.from_json(broken)

@@ -44,10 +44,13 @@ BATCH_CONTENT_TYPE: Final = "application/cloudevents-batch+json"
 _LEARNED_LIMIT: Final = 8
 _MEMBER_LIMIT: Final = 1024
 _FORWARDED_SIZE: Final = 64 * 1024
+_MEMBER_BYTES: Final = 128
+_MEMORY_FACTOR: Final = 10
 
 _BAD_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _INTEGER = re.compile(rb"-?\d{1,10}")
 _INDEX = re.compile(r"`\$\[(\d+)\]")
+_HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u)")
 
 _NULL = msgspec.Raw(b"null")
 _WHITE_SPACE = b" \t\r\n"
@@ -136,7 +139,7 @@ def decode(text: bytes | str) -> Event:
     except msgspec.ValidationError:
         return _decode_slowly(text)
     except _BAD_JSON as error:
-        raise _not_json(error) from None
+        raise _not_json(error, text) from None
     data = envelope.data
     declared = envelope.datacontenttype
     # The common event is settled here, without a call; `_from_envelope` does the same for all others.
@@ -171,10 +174,8 @@ def decode_batch(text: bytes | str) -> list[Event]:
         text = _in_bytes(text)
     try:
         envelopes = _Tables.many(text)
-    except msgspec.ValidationError:
+    except _BAD_JSON:
         return _decode_batch_slowly(text)
-    except _BAD_JSON as error:
-        raise _not_json(error) from None
     plain = _is_plain(text)
     events = []
     for index, envelope in enumerate(envelopes):
@@ -345,12 +346,19 @@ def _attribute(name: str, raw: bytes) -> bool | int | str | None:
 def _decode_batch_slowly(text: bytes) -> list[Event]:
     try:
         _decode_least_batch(text)
-        members = _decode_list(text)
-    except _BAD_JSON as error:
+    except msgspec.ValidationError as error:
         place = _INDEX.search(str(error))
         if place is not None:
             raise _in_batch(int(place.group(1)), error) from None
         raise InvalidEvent(f"not a batch of events in JSON format: {error}") from None
+    except _BAD_JSON as error:
+        # A member may be all that is wrong; it is found unless so many would cost more memory than the text may.
+        if text.count(b",") * _MEMBER_BYTES > len(text) * _MEMORY_FACTOR:
+            raise _not_json(error, text) from None
+    try:
+        members = _decode_list(text)
+    except _BAD_JSON as error:
+        raise _not_json(error, text) from None
     events = []
     for index, member in enumerate(members):
         try:
@@ -364,7 +372,13 @@ def _in_batch(index: int, error: Exception) -> InvalidEvent:
     return InvalidEvent(f"event {index} of the batch: {error}")
 
 
-def _not_json(error: Exception) -> InvalidEvent:
+def _not_json(error: Exception, text: bytes) -> InvalidEvent:
+    if text.startswith(b"\xef\xbb\xbf"):
+        return InvalidEvent("not JSON: it starts with a byte order mark, which RFC 8259 (8.1) forbids")
+    # Half a pair near the end is what the parser takes for a text that ends too early.
+    half = _HALF_PAIR.search(text, max(0, len(text) - 32)) if "truncated" in str(error) else None
+    if half is not None:
+        return InvalidEvent(f"not JSON: {half.group().decode()} at byte {half.start()} is half a surrogate pair")
     return InvalidEvent(f"not JSON: {error}")
 
 
@@ -376,6 +390,9 @@ def _data_member(event: Event) -> tuple[str, Any]:
         return "data", event._data
     raw = event.raw
     assert raw is not None
+    if form is BYTES:
+        # Whatever the content type says: that keeps every byte, and tells Binary from a JSON value.
+        return _base64(raw)
     if declared is None:
         return ("data", msgspec.Raw(raw)) if form is JSON else _base64(raw)
     kind = media(declared)
