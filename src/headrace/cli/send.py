@@ -1,10 +1,11 @@
-"""``headrace send TYPE``: build an event and send it; exit 0 only after it was confirmed."""
+"""``headrace send TYPE``: build an event, dated now, and send it; exit 0 only after it was confirmed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ __all__ = ["command"]
 @click.command("send")
 @click.argument("type")
 @click.option("-d", "--data", default=None, help="Data: text, @FILE, or - for stdin. JSON where it parses.")
-@click.option("--ext", multiple=True, help="An attribute as name=value; may be repeated.")
+@click.option(
+    "--ext", multiple=True, help="An attribute as name=value; may be repeated. Without time=, the event is dated now."
+)
 @click.option("--subject", help="The event's subject.")
 @click.option("--source", default="/headrace/send", show_default=True, help="The event's source.")
 @click.option("--id", "id", help="The event's id (a random one); with --count a number is appended.")
@@ -98,7 +101,8 @@ async def _send(
 
     async def one(number: int) -> None:
         identifier = {} if id is None else {"id": id if count == 1 else f"{id}-{number}"}
-        event = Event(type, source, raw, subject=subject, datacontenttype=content_type, **identifier, **attributes)
+        stamped = {"time": datetime.now(UTC), **identifier, **attributes}
+        event = Event(type, source, raw, subject=subject, datacontenttype=content_type, **stamped)
         published = await app.publish(destination, event, key=key)
         if as_json:
             click.echo(

@@ -38,6 +38,8 @@ async def _tail(
     if not hasattr(broker, "tail"):
         raise ConfigurationError(f"tail does not know brokers of the kind {broker.name!r}")
     await broker.open()
+    what = ", ".join(channels) if channels else "every channel"
+    click.echo(f"headrace: new events of {what}, until interrupted", err=True)
     try:
         async for channel, event in broker.tail(channels):
             if condition is not None and not condition(event):

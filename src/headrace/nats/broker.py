@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
     from headrace.engine.sink import Sink
     from headrace.engine.source import Declaration, Source
+    from headrace.event import Event
     from headrace.nats.api import Json
     from headrace.nats.bucket import Bucket
     from headrace.nats.declarations import Stream, Subject
@@ -251,6 +252,12 @@ class NatsBroker:
         from headrace.nats.inspection import inspect
 
         return await inspect(self, bindings)
+
+    def tail(self, channels: Sequence[str]) -> AsyncIterator[tuple[str, Event]]:
+        """Channel and event of what comes from now on, of all channels where none is named; see `headrace.nats.tail`."""
+        from headrace.nats.tail import follow
+
+        return follow(self, channels)
 
     async def close(self) -> None:
         """Let what was written reach the server, and disconnect."""
