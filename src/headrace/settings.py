@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from headrace.errors import ConfigurationError
 
@@ -108,4 +108,5 @@ def hide_secrets(url: str) -> str:
         user = account.partition(":")[0] if ":" in account else "***"
         host = f"{user}:***@{host}" if ":" in account else f"***@{host}"
     query = "&".join(f"{pair.partition('=')[0]}=***" for pair in parts.query.split("&")) if parts.query else ""
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+    # Not urlunsplit: it shortens `memory://` to `memory:`.
+    return f"{parts.scheme}://{host}{parts.path}{'?' if query else ''}{query}"

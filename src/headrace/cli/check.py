@@ -48,7 +48,10 @@ def _handlers(compiled: list[Compiled]) -> list[dict[str, Any]]:
     from headrace.control.words import policy
 
     return [
-        {"handler": one.handler.name, "text": policy(one.handler, one.channel or one.declaration.name)}
+        {
+            "handler": one.handler.name,
+            "text": policy(one.handler, one.channel or one.declaration.name, answers=not one.buries),
+        }
         for one in compiled
     ]
 
@@ -59,11 +62,13 @@ def _settings(settings: Settings) -> list[dict[str, Any]]:
     lines = []
     for name, (value, origin) in settings.values.items():
         shown = hide_secrets(value) if isinstance(value, str) and "://" in value else value
+        variable = f"HEADRACE_{name.upper()}"
+        text = "not set" if shown is None else str(shown)
         lines.append(
-            {"setting": name, "value": shown, "origin": origin, "text": f"  {name:<15} {shown!s:<40} {origin}"}
+            {"setting": name, "value": shown, "origin": origin, "text": f"  {variable:<25} {text:<40} {origin}"}
         )
     lines += [
-        {"setting": name, "value": "***", "origin": "given", "text": f"  {name:<15} *** (set)"}
+        {"setting": name, "value": "***", "origin": "given", "text": f"  HEADRACE_{name.upper():<16} *** (set)"}
         for name in settings.transport
     ]
     return lines

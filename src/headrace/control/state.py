@@ -58,10 +58,11 @@ def handler_detail(runner: Runner) -> dict[str, Any]:
     duration = runner.measures.duration
     parked = sorted(runner.parking.places.items(), key=lambda item: -item[1].items)[:LANES]
     now = runner._loop.time()
-    source = runner.subscriptions[0].source.name if runner.subscriptions else ""
+    sources = [subscription.source for subscription in runner.subscriptions]
+    answers = any(getattr(source, "answers", False) for source in sources)
     return {
         **handler_row(runner),
-        "policy": policy(runner.handler, source),
+        "policy": policy(runner.handler, sources[0].name if sources else "", answers=answers),
         "seconds": {
             "p50": _quantile(duration, 0.5),
             "p95": _quantile(duration, 0.95),

@@ -12,18 +12,24 @@ __all__ = ["ownership", "policy"]
 _ENDS = {"dead_letter": "is dead-lettered", "drop": "is dropped", "stop": "stops the app"}
 
 
-def policy(handler: Handler, source: str) -> str:
-    """What the runtime will do with this handler's events, in one sentence. ``source``: what it reads."""
+def policy(handler: Handler, source: str, *, answers: bool = False) -> str:
+    """What the runtime will do with this handler's events, in one sentence. ``source``: what it reads; ``answers``: its senders
+    wait, and are told how the one attempt ended (a receiver in sync mode)."""
     retry = handler.retry
     order = "in order per key" if handler.keyed else "in no order"
     words = [
         f"handler {handler.name}: reads {source}, {order}, up to {handler.concurrency} at once, "
-        f"{handler.timeout:g} s an attempt, {retry.attempts} attempts"
+        f"{handler.timeout:g} s an attempt, {'one attempt' if answers else f'{retry.attempts} attempts'}"
     ]
-    if retry.attempts > 1:
+    if answers:
+        words.append(
+            "its sender hears how the attempt ended and keeps what failed; nothing is held or dead-lettered here"
+        )
+    elif retry.attempts > 1:
         wait = "its lane waits" if handler.order == "hold" else "others pass it"
         words.append(f"while an event waits for a retry, {wait}")
-    words.append(f"what still fails {_ENDS[retry.on_exhausted]}")
+    if not answers:
+        words.append(f"what still fails {_ENDS[retry.on_exhausted]}")
     words.append("finished events are recognised" if handler.idempotent else "repeats are handled again")
     if handler.ack_first:
         words.append("acknowledged BEFORE it runs: at most once, a crash loses the event")

@@ -45,6 +45,8 @@ NOT_FETCHED: Final = Outcome("retry", delay=1.0)
 class HttpSource:
     """Implements `headrace.engine.source.Source` for one receiver and one handler."""
 
+    #: Its senders wait for the outcome of the one attempt.
+    answers = True
     keeps_order = False
     extend_every: float | None = None
 
