@@ -123,6 +123,7 @@ async def test_a_failure_inside_the_receiver_is_a_500_that_tells_nothing(caplog:
     class Broken:
         path = "/events"
         name = "http:/events"
+        receiver = Receiver("/events")
 
         async def __call__(self, scope: object, receive: object, send: object) -> None:
             raise RuntimeError("inner secret")

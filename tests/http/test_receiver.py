@@ -468,6 +468,11 @@ async def test_requests_are_measured_by_status() -> None:
         {"path": "/events", "max_depth": "deep"},
         {"path": "/events", "allowed_origins": "*"},
         {"path": "/events", "allowed_rate": 0},
+        {"path": "/events", "tokens": "secret"},
+        {"path": "/events", "tokens": [""]},
+        {"path": "/events", "callback_hosts": ["example.com"]},
+        {"path": "/events", "retired": ["old"]},
+        {"path": "/events", "retired": ["/events"]},
     ],
 )
 def test_a_receiver_that_cannot_be_is_refused_when_it_is_declared(arguments: dict[str, object]) -> None:

@@ -29,9 +29,11 @@ TITLES: Final = {
     202: "Accepted",
     204: "No Content",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    410: "Gone",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Content",
@@ -123,8 +125,14 @@ def retry_delay(outcome: Outcome) -> float:
 
 
 def event_answer(event: Event) -> Answer:
-    """A returned value: 200 with one binary-mode event, so that a receiver is a Knative subscriber as it stands."""
+    """A returned value: 200 with one binary-mode event, so that a receiver is a Knative subscriber as it stands.
+
+    Without data or without its type there would be no payload or no Content-Type, which a 200 has (http-webhook.md,
+    2.2); such an event is written in structured mode.
+    """
     headers, body = http.binary(event)
+    if not body or not any(name == "content-type" for name, _ in headers):
+        headers, body = http.structured(event)
     return _with_body(headers, body)
 
 

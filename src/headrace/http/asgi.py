@@ -16,6 +16,7 @@ from headrace.http.answers import NO_CONTENT, Answer, problem
 from headrace.http.source import HttpSource
 
 if TYPE_CHECKING:
+    from headrace.http.receiver import Receiver
     from headrace.http.request import Receive, Scope, Send
 
 __all__ = ["Routed", "Routes", "reply"]
@@ -28,6 +29,7 @@ class Routed(Protocol):
 
     path: str
     name: str
+    receiver: Receiver
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
@@ -39,6 +41,7 @@ class Routes:
 
     def __init__(self) -> None:
         self._routes: dict[str, Routed] = {}
+        self._retired: set[str] = set()
         #: For our own server: receivers that take a request without a task of its own, by the path as it is sent.
         self.direct: dict[bytes, HttpSource] = {}
 
@@ -54,7 +57,15 @@ class Routes:
                 f"two receivers have the path {source.path!r}; an answer comes from one handler: change one path"
             )
         self._routes[source.path] = source
-        if isinstance(source, HttpSource):
+        for path in source.receiver.retired:
+            if path in self._routes:
+                raise ConfigurationError(
+                    f"the path {path!r} is retired by {source.path!r}, and there is a receiver at it"
+                )
+            self._retired.add(path)
+        if source.path in self._retired:
+            raise ConfigurationError(f"there is a receiver at {source.path!r}, which another one says is retired")
+        if isinstance(source, HttpSource) and not source.receiver.tokens:
             self.direct[quote(source.path, safe="/:@!$&'()*+,;=~").encode()] = source
 
     def drain(self) -> None:
@@ -85,9 +96,14 @@ class Routes:
         else:
             path: str = scope["path"]
             prefix = scope.get("root_path", "").rstrip("/")
-            source = self._routes.get(path[len(prefix) :]) if prefix and path.startswith(prefix) else None
+            if prefix and path.startswith(prefix):
+                path = path[len(prefix) :]
+            source = self._routes.get(path)
             if source is not None:
                 await source(scope, receive, send)
+            elif path in self._retired:
+                # http-webhook.md, 2.2: the sender shall refrain from sending further notifications.
+                await reply(send, problem(410, "this receiver is retired; send no more events here"))
             else:
                 await reply(send, problem(404, "no receiver has this path"))
 

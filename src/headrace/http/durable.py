@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from headrace.engine.sink import Publication
 from headrace.errors import ConfigurationError, HeadraceError, PublishFailed
 from headrace.http.answers import ACCEPTED, Answer, Refused
+from headrace.http.grants import Grants
 from headrace.http.measures import RequestMeasures
 from headrace.http.request import Headers, Lifeline, Receive, Scope, Send, exchange
 from headrace.http.source import FULL_RETRY_AFTER, HEADER_BYTES
@@ -49,6 +50,7 @@ class DurableSource:
         self.name = receiver.name
         self.path = receiver.path
         self.requests = RequestMeasures()
+        self.grants = Grants(receiver)
         channel = ingress_channel(binding.app, binding.handler)
         self.channel = broker.channel(channel, binding)
         self._sink = broker.sink(channel)
@@ -87,6 +89,7 @@ class DurableSource:
 
     async def close(self) -> None:
         self.drain()
+        await self.grants.close()
         await self.channel.close()
 
     def progress(self) -> Progress:

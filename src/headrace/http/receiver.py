@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from headrace.errors import ConfigurationError
 from headrace.http.limits import Limits
+from headrace.http.tokens import Tokens
 
 if TYPE_CHECKING:
     from headrace.engine.broker import Binding
@@ -36,6 +37,11 @@ class Receiver:
         allowed_origins: senders to whom the webhook handshake consents, compared exactly (http-webhook.md, 4);
             ``"*"`` for every one.
         allowed_rate: requests a minute that the handshake grants; ``None``: as many as are asked for.
+        callback_hosts: hosts whose callback URLs are requested: a handshake that brings one is answered without
+            consent, and an allowed origin gets it by a POST to its callback. Other callbacks are left alone.
+        tokens: bearer tokens of which a request must carry one, in ``Authorization`` or as ``access_token`` in its query
+            (401 without); several are for rotation. None: none is asked for.
+        retired: paths that answer 410, so that their senders stop.
 
     Raises:
         ConfigurationError: a path, mode, method or limit that cannot be.
@@ -54,6 +60,9 @@ class Receiver:
         max_depth: int = 64,
         allowed_origins: Sequence[str] = (),
         allowed_rate: int | None = None,
+        callback_hosts: Sequence[str] = (),
+        tokens: Sequence[str] = (),
+        retired: Sequence[str] = (),
     ) -> None:
         if not path.startswith("/") or "?" in path or "#" in path:
             raise ConfigurationError(
@@ -67,13 +76,28 @@ class Receiver:
                 raise ConfigurationError(f"Receiver({path!r}): {method!r} cannot bring events; use POST, PUT or PATCH")
         if allowed_rate is not None and allowed_rate < 1:
             raise ConfigurationError(f"Receiver({path!r}): allowed_rate is requests a minute, at least 1")
-        if isinstance(allowed_origins, str):
-            raise ConfigurationError(f"Receiver({path!r}): allowed_origins is a list of origins, not one string")
+        for name, given in (
+            ("allowed_origins", allowed_origins),
+            ("callback_hosts", callback_hosts),
+            ("tokens", tokens),
+            ("retired", retired),
+        ):
+            if isinstance(given, str):
+                raise ConfigurationError(f"Receiver({path!r}): {name} is a list of them, not one string")
+            if not all(given):
+                raise ConfigurationError(f"Receiver({path!r}): one of {name} is empty")
+        if callback_hosts and not allowed_origins:
+            raise ConfigurationError(f"Receiver({path!r}): callback_hosts without allowed_origins allow nobody")
+        if any(not old.startswith("/") or "?" in old or old == path for old in retired):
+            raise ConfigurationError(f"Receiver({path!r}): retired holds other paths, such as '/old-events'")
         self.path = path
         self.name = f"http:{path}"
         self.mode = mode
         self.allowed_origins = frozenset(allowed_origins)
         self.allowed_rate = allowed_rate
+        self.callback_hosts = frozenset(host.lower() for host in callback_hosts)
+        self.tokens = Tokens(tokens)
+        self.retired = tuple(retired)
         self.limits = Limits(
             body=max_body,
             decompressed=max_body if max_decompressed is None else max_decompressed,

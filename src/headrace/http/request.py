@@ -20,6 +20,7 @@ from headrace.http.handshake import handshake
 
 if TYPE_CHECKING:
     from headrace.event import Event
+    from headrace.http.grants import Grants
     from headrace.http.limits import Limits
     from headrace.http.measures import RequestMeasures
     from headrace.http.receiver import Receiver
@@ -43,6 +44,7 @@ class Ingress(Protocol):
 
     receiver: Receiver
     requests: RequestMeasures
+    grants: Grants
 
     async def answer(self, lifeline: Lifeline, headers: Headers, body: bytes, events: Sequence[Event]) -> Answer:
         """Raises `Refused`, or `Gone` where the client went away."""
@@ -90,12 +92,17 @@ async def exchange(ingress: Ingress, scope: Scope, receive: Receive, send: Send)
     headers: Headers = scope["headers"]
     try:
         if scope["method"] in receiver.methods:
+            if receiver.tokens:
+                receiver.tokens.check(headers, scope.get("query_string", b""))
             fields = head(headers, receiver.limits)
             body = await read(receive, receiver.limits.body)
             body, events = content(headers, fields, body, receiver.limits)
             answer = await ingress.answer(Lifeline(scope, receive), headers, body, events)
+            if answer.status < 300 and b"access_token=" in scope.get("query_string", b""):
+                # RFC 6750, 2.3: what was asked for with a token in the URL is for no shared cache.
+                answer = answer._replace(headers=(*answer.headers, (b"cache-control", b"private")))
         elif scope["method"] == "OPTIONS":
-            answer = handshake(receiver, headers)
+            answer = handshake(receiver, ingress.grants, headers)
         else:
             allow = ", ".join((*receiver.methods, "OPTIONS"))
             raise Refused(405, f"use {receiver.methods[0]} to send an event", headers=((b"allow", allow.encode()),))

@@ -19,6 +19,7 @@ from headrace.engine.source import Progress
 from headrace.http.answers import NO_CONTENT, Answer, Refused, batch_answer, outcome_answer, problem
 from headrace.http.body import Gone
 from headrace.http.delivery import Batch, HttpDelivery
+from headrace.http.grants import Grants
 from headrace.http.measures import RequestMeasures
 from headrace.http.request import Headers, Lifeline, Receive, Scope, Send, exchange
 
@@ -56,6 +57,7 @@ class HttpSource:
         self.path = receiver.path
         self.methods = frozenset(method.encode() for method in receiver.methods)
         self.requests = RequestMeasures()
+        self.grants = Grants(receiver)
         self._places = binding.concurrency + binding.prefetch.items
         self._bytes = binding.prefetch.bytes
         self._patience = binding.timeout
@@ -142,6 +144,7 @@ class HttpSource:
 
     async def close(self) -> None:
         self.drain()
+        await self.grants.close()
 
     def progress(self) -> Progress:
         return Progress(connected=self._accepting, lag_events=len(self._waiting), last_progress=self._last)
