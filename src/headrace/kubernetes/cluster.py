@@ -28,8 +28,9 @@ from headrace.kubernetes.connection import Connection
 from headrace.kubernetes.guard import Action, Budget, Guard
 from headrace.kubernetes.kubeconfig import resolve
 from headrace.kubernetes.lease import Lease
-from headrace.kubernetes.preconditions import PatchKind, delete_options, with_preconditions
+from headrace.kubernetes.preconditions import PatchKind, conflict, delete_options, with_preconditions
 from headrace.kubernetes.resources import Resource
+from headrace.kubernetes.status import ApiError
 from headrace.kubernetes.target import Target, aim
 
 __all__ = ["Cluster", "declared_clusters"]
@@ -385,11 +386,14 @@ class Cluster:
             await self._begin(connection, action, aimed, reason)
             # The audit took its time: the lease may have ended meanwhile.
             self._check_lease(connection)
-        answer = _object(
-            await connection.client.request(
-                method, path, query=query, body=msgspec.json.encode(body), content_type=content_type
+        try:
+            answer = _object(
+                await connection.client.request(
+                    method, path, query=query, body=msgspec.json.encode(body), content_type=content_type
+                )
             )
-        )
+        except ApiError as error:
+            raise conflict(error) from None
         metadata = answer.get("metadata") or {}
         if not dry and metadata.get("uid") and metadata.get("resourceVersion"):
             connection.writes.record(aimed.resource.name, aimed.key, metadata["uid"], metadata["resourceVersion"])

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import msgspec
+
 from headrace.errors import ConfigurationError
+from headrace.kubernetes.status import ApiError
 from headrace.kubernetes.target import Target
 
-__all__ = ["PatchKind", "delete_options", "with_preconditions"]
+__all__ = ["PatchKind", "conflict", "delete_options", "with_preconditions"]
 
 PatchKind = Literal["merge", "apply", "json", "strategic"]
 
@@ -33,8 +36,9 @@ def with_preconditions(patch: Any, kind: PatchKind, aimed: Target) -> Any:
     if kind == "json":
         if isinstance(patch, Mapping):
             raise ConfigurationError("Cluster.patch: a json patch is a list of operations")
-        tests = [{"op": "test", "path": f"/metadata/{field}", "value": value} for field, value in wanted.items()]
-        return [*tests, *patch]
+        # Not "test": a test that fails is answered with 422 and no word of why.
+        claims = [{"op": "add", "path": f"/metadata/{field}", "value": value} for field, value in wanted.items()]
+        return [*claims, *patch]
     if not isinstance(patch, Mapping):
         raise ConfigurationError(f"Cluster.patch: a {kind} patch is a mapping")
     merged = {**patch, "metadata": {**(patch.get("metadata") or {}), **wanted}}
@@ -44,6 +48,16 @@ def with_preconditions(patch: Any, kind: PatchKind, aimed: Target) -> Any:
     elif not merged["metadata"]:
         del merged["metadata"]
     return merged
+
+
+def conflict(error: ApiError) -> ApiError:
+    """A refusal, as 409 where the object has another uid: of a patch the server says only that a uid cannot be changed
+    (422)."""
+    if error.code != 422 or not any(cause.field == "metadata.uid" for cause in error.status.causes):
+        return error
+    message = "the object that was meant is gone, and another one has its name"
+    status = msgspec.structs.replace(error.status, code=409, reason="Conflict", message=message)
+    return ApiError(status, error.what, retry_after=error.retry_after)
 
 
 def _wanted(aimed: Target) -> dict[str, str]:

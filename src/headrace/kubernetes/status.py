@@ -96,6 +96,7 @@ class ApiError(HeadraceError):
     def __init__(self, status: Status, what: str, *, retry_after: float | None = None) -> None:
         super().__init__(f"{what}: the API server answered {status.code} {status.reason}: {status.message}")
         self.status = status
+        self.what = what
         self.code = status.code
         self.reason = status.reason
         self.retry_after = status.retry_after if retry_after is None else retry_after
