@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from headrace.engine.breaker import Limits
 from headrace.engine.broker import Binding, Broker
-from headrace.engine.checkpoints import Suspects
+from headrace.engine.checkpoints import Checkpoints, Suspects
 from headrace.engine.clock import Clock
 from headrace.engine.dead_letters import DeadLetterStore
 from headrace.engine.ledger import Owner
@@ -108,6 +108,8 @@ class Worker:
         self._sinks: dict[Any, Sink] = {}
         self._opening: dict[Any, asyncio.Future[Sink]] = {}
         self._own_letters: Store | None = None
+        self._file: Store | None = None
+        self._checkpoints: Checkpoints | None = None
         self._records: Suspects | None = None
 
     async def open(self) -> None:
@@ -134,6 +136,7 @@ class Worker:
         else:
             self.dead_letters = await self._open_dead_letters()
         assert self.dead_letters is not None
+        self._checkpoints = await self._open_checkpoints()
         self.runtime = Runtime(
             self.app,
             ledger=self.store.ledger,
@@ -220,33 +223,60 @@ class Worker:
                 f"store {store.url} did not answer within {self.settings['ready_within']:g} s: {error}"
             ) from error
 
+    async def _open_file(self) -> Store:
+        """The SQLite file beside the app, for what neither store nor broker keeps."""
+        if self._file is None:
+            os.makedirs(".headrace", exist_ok=True)
+            self._file = open_store(
+                f"sqlite:///.headrace/{self.app}.db", app=self.app, beside=self._role == "letters"
+            )
+            await self._open_store(self._file)
+        return self._file
+
     async def _open_dead_letters(self) -> DeadLetterStore:
-        """The SQL store that was named, the broker, the store, or a SQLite file beside the app: there is always one."""
+        """The SQL store that was named, the broker, the store, or the file beside the app: there is always one."""
         url = self.settings["dead_letters"]
         store = self.store
         assert store is not None
         letters: DeadLetterStore | None = None
-        if not url:
-            if self.broker is not None:
-                letters = self.broker.dead_letters(self.app)
-            if letters is None and (store.durable or self.settings.values["store"].origin != "default"):
-                letters = store.dead_letters
-            if letters is None:
-                os.makedirs(".headrace", exist_ok=True)
-                url = f"sqlite:///.headrace/{self.app}.db"
-        if letters is None:
+        if url:
             self._own_letters = open_store(url, app=self.app, beside=self._role == "letters")
             await self._open_store(self._own_letters)
             letters = self._own_letters.dead_letters
             if letters is None:
                 raise ConfigurationError(f"dead letters cannot be kept in {hide_secrets(url)}: name a SQL store")
+        else:
+            if self.broker is not None:
+                letters = self.broker.dead_letters(self.app)
+            if letters is None and (store.durable or self.settings.values["store"].origin != "default"):
+                letters = store.dead_letters
+            if letters is None:
+                letters = (await self._open_file()).dead_letters
+        assert letters is not None
         await letters.open()
         return letters
+
+    async def _open_checkpoints(self) -> Checkpoints | None:
+        """The durable store's, the broker's, or the file's beside the app; in memory only where that was spelled and there
+        is no broker."""
+        store, broker = self.store, self.broker
+        assert store is not None
+        if store.durable and store.checkpoints is not None:
+            return store.checkpoints
+        found = broker.checkpoints(self.app) if broker is not None else None
+        if found is not None:
+            return found
+        spelled = self.settings.values["store"].origin != "default" and broker is None
+        wanted = any(getattr(compiled.declaration, "checkpointed", False) for compiled in self.compiled)
+        opens = wanted and self._role == "run" and self._substitute is None
+        if not opens or (spelled and store.checkpoints is not None):
+            return store.checkpoints
+        return (await self._open_file()).checkpoints
 
     async def _begin_suspects(self) -> Suspects | None:
         """Where starts are recorded, if an earlier process of this place ended uncleanly; ``None`` else.
 
-        The store's records, or the broker's where the store keeps none.
+        The store's records, else the broker's, else those of the file beside the app where one is open.
         """
         assert self.store is not None
         if self._role != "run":
@@ -254,6 +284,8 @@ class Worker:
         records = self.store.suspects if self.store.durable else None
         if records is None and self.broker is not None:
             records = self.broker.suspects(self.app)
+        if records is None and self._file is not None:
+            records = self._file.suspects
         if records is None or not await records.begin(self.app, self.owner.id):
             self._records = records
             return None
@@ -275,17 +307,10 @@ class Worker:
             wants_bytes=handler.signature.wants_bytes,
             handlers=names,
             broker=self.broker,
-            checkpoints=self._checkpoints(),
+            checkpoints=self._checkpoints,
             ready_within=self.settings["ready_within"],
             settings=dict(self.settings.transport),
         )
-
-    def _checkpoints(self) -> Any:
-        store = self.store
-        if store is not None and store.durable and store.checkpoints is not None:
-            return store.checkpoints
-        found = self.broker.checkpoints(self.app) if self.broker is not None else None
-        return found or (store.checkpoints if store is not None else None)
 
     def _source(self, compiled: Compiled, binding: Binding) -> Source:
         if self._substitute is not None:
@@ -357,7 +382,7 @@ class Worker:
             await self.relay.stop(0.0)
         closing: list[Any] = list(self._sinks.values())
         self._sinks.clear()
-        parts = (self.dead_letters, self.broker, self._own_letters, self.store)
+        parts = (self.dead_letters, self.broker, self._own_letters, self._file, self.store)
         closing += [part for part in parts if part is not None]
         self.dead_letters = None
         for part in closing:

@@ -387,3 +387,20 @@ def test_a_signature_that_cannot_be_resolved_names_handler_and_parameter() -> No
 def test_names_are_checked() -> None:
     with pytest.raises(ConfigurationError, match="two__parts"):
         App("two__parts")
+
+
+async def test_a_dead_letter_frees_the_lane_of_a_handler_without_a_ledger_too() -> None:
+    app = App("shop")
+    seen: list[float] = []
+
+    @app.on("order.created", key="customer", idempotent=False, retry=Retry(attempts=2))
+    async def bill(order: Order) -> None:
+        seen.append(order.amount)
+        if order.amount < 0:
+            raise ValueError("negative amount")
+
+    async with app.testing() as t:
+        await t.send("order.created", {**ORDER, "amount": -1.0})
+        await t.send("order.created", ORDER)
+        assert seen == [-1.0, -1.0, 12.5]
+        assert len(t.dead_letters) == 1

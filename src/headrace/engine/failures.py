@@ -245,10 +245,10 @@ class Failures:
             )
             self._measures.outcomes["dead"] += 1
             delivery._outcome = DEAD
-            if delivery._identity is None:
-                self._outcomes.unmarked(delivery, DEAD)
-            elif delivery in self._outcomes.waiting_lanes:
+            if delivery in self._outcomes.waiting_lanes:
                 self._outcomes.complete(delivery)
+            elif delivery._identity is None:
+                self._outcomes.unmarked(delivery, DEAD)
             else:
                 self._outcomes.settle.add(delivery)
             await runtime.buried(letter, replay_number(delivery))

@@ -79,6 +79,7 @@ class WatchSource:
         self._backlog = Backlog(hold=self._is_behind_our_write)
         self._stores: dict[Selection, Store] = {}
         self._informers: dict[Selection, Informer] = {}
+        self._listed: set[Selection] = set()
         self._out: dict[str, WatchDelivery] = {}
         self._behind = False
         self._closed = False
@@ -138,7 +139,8 @@ class WatchSource:
                 backlog.put_back(delta)
                 break
             size += held
-            delivery = WatchDelivery(self, composer.event(delta), held)
+            # What a process may have died of comes back in the first list of the next one.
+            delivery = WatchDelivery(self, composer.event(delta), held, redelivered=delta.listed)
             delivery.delta = delta
             delivery.lane = composer.lane(delta)
             delivery.scope = self._watch.resource
@@ -238,10 +240,13 @@ class WatchSource:
                 self._behind = True
                 return
             first = store.baseline is None
+            listed = selection not in self._listed
             for delta in store.apply(fact):
                 delta.observed = now
+                delta.listed = listed
                 self._take_in(delta, selection)
             if isinstance(fact, Replaced):
+                self._listed.add(selection)
                 self._index.listed(fact.version, fact.truth, first)
                 self._save_soon()
         if self._backlog.ready:
@@ -377,6 +382,7 @@ class WatchSource:
         informers = list(self._informers.values())
         self._informers.clear()
         self._stores.clear()
+        self._listed.clear()
         self._backlog.clear()
         for informer in informers:
             await connection.unwatch(informer, self)

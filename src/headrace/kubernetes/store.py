@@ -40,7 +40,8 @@ class Delta:
 
     ``raw`` is the object's JSON, ``None`` for a synthetic delete (``unknown``: its final state is not known).
     ``version`` is of this state; for a synthetic delete the last one known. ``untold``: a delete that waits behind
-    the add of its object. ``minor``: none of the fields that count has changed.
+    the add of its object. ``listed``: of the first list after a start, so an earlier process may have handed it over.
+    ``minor``: none of the fields that count has changed.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Delta:
         "digest",
         "initial",
         "key",
+        "listed",
         "minor",
         "observed",
         "previous",
@@ -69,6 +71,7 @@ class Delta:
         self.digest = digest
         self.previous: bytes | None = None
         self.initial = False
+        self.listed = False
         self.resync = False
         self.deselected = False
         self.unknown = False

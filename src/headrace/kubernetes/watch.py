@@ -43,6 +43,8 @@ class Watch:
 
     #: Its handlers are keyed by object, so a retry holds that object's lane.
     keyed = True
+    #: How far it was handled is kept over restarts.
+    checkpointed = True
     #: `headrace run --role watcher` runs its handler.
     role = "watcher"
 
