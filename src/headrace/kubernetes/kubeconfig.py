@@ -214,7 +214,7 @@ def _user(user: Mapping[str, Any], folder: Path, name: str) -> UserConfig:
         password=user.get("password") or None,
         client_certificate=_pem(user, "client-certificate", folder),
         client_key=_pem(user, "client-key", folder),
-        exec=_plugin(plugin, folder, name) if plugin else None,
+        exec=None if plugin is None else _plugin(plugin, folder, name),
         impersonate=tuple(impersonate),
     )
 
