@@ -227,9 +227,7 @@ class Worker:
         """The SQLite file beside the app, for what neither store nor broker keeps."""
         if self._file is None:
             os.makedirs(".headrace", exist_ok=True)
-            self._file = open_store(
-                f"sqlite:///.headrace/{self.app}.db", app=self.app, beside=self._role == "letters"
-            )
+            self._file = open_store(f"sqlite:///.headrace/{self.app}.db", app=self.app, beside=self._role == "letters")
             await self._open_store(self._file)
         return self._file
 
