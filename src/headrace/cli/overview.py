@@ -13,6 +13,7 @@ COMMANDS = {
     "tail": "Show events as they come.",
     "handlers": "Look at the handlers of a running app; pause and resume them.",
     "trace": "Follow an event: where it is held, its attempts, its dead letters.",
+    "soak": "Run an app under load and faults for a while, and judge what happened.",
     "dlq": "Look after dead letters: list, show, edit, replay, drop, export, import.",
 }
 
