@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from headrace.errors import ConfigurationError, ConnectionFailed
-from headrace.nats import client
 from headrace.nats.broker import create
 from headrace.nats.client import Silent
 from headrace.nats.credentials import address
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import events, handle, publish
 from tests.nats.server import NatsServer
+from tests.servers.nats_auth import make_operator
 
 
 async def refused(url: str, **settings: str) -> str:
@@ -63,6 +63,38 @@ async def test_nkey(tmp_path: Path, connect: Connect) -> None:
         await connect(server, nats_nkey=bytes(seed).decode())
         other = nkeys.encode_seed(bytes(range(1, 33)), nkeys.PREFIX_BYTE_USER)
         await refused(server.url, nats_nkey=bytes(other).decode())
+
+
+async def test_a_replaced_nkey_file_is_taken_at_the_next_connection(tmp_path: Path, connect: Connect) -> None:
+    def identity(first: int) -> tuple[bytes, str]:
+        seed = bytes(nkeys.encode_seed(bytes(range(first, first + 32)), nkeys.PREFIX_BYTE_USER))
+        return seed, nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+    (old, old_public), (new, new_public) = identity(0), identity(1)
+    file = tmp_path / "user.nk"
+    file.write_bytes(old)
+    users = "authorization {{ users = [ {{nkey: {}}} ] }}"
+    with NatsServer(tmp_path / "n", extra=users.format(old_public)) as server:
+        broker = await connect(server, nats_nkey=str(file))
+        file.write_bytes(new)
+        server.extra = users.format(new_public)
+        server.reload()
+        async with asyncio.timeout(20):
+            while broker.connection.reconnects == 0:
+                await asyncio.sleep(0.05)
+        assert broker.connection.lost is None
+
+
+async def test_a_creds_file(tmp_path: Path, connect: Connect) -> None:
+    made = make_operator(tmp_path)
+    with NatsServer(tmp_path / "n", extra=made.configuration) as server:
+        broker = await connect(server, nats_creds=str(made.creds))
+        await publish(broker, "creds.a", events(3))
+        await connect(f"{server.url}?creds={made.creds}")
+        (tmp_path / "stranger").mkdir()
+        stranger = make_operator(tmp_path / "stranger")
+        await refused(server.url, nats_creds=str(stranger.creds))
+        await refused(server.url)
 
 
 class Authority:
@@ -126,9 +158,10 @@ async def test_tls_and_mutual_tls(tmp_path: Path, connect: Connect) -> None:
     with NatsServer(tmp_path / "two", extra=both) as server:
         files = {"nats_tls_ca": str(ours.file), "nats_tls_cert": str(mine), "nats_tls_key": str(my_key)}
         await connect(server, **files)
-        broken = create(server.url, app="a", settings={"nats_tls_ca": str(ours.file)}, ready_within=1.0)
-        with pytest.raises(ConnectionFailed):
-            await broken.open()
+        assert "certificate required" in await refused(server.url, nats_tls_ca=str(ours.file))
+        strange, strange_key = strangers.issue("me")
+        files |= {"nats_tls_cert": str(strange), "nats_tls_key": str(strange_key)}
+        assert "unknown ca" in await refused(server.url, **files)
 
 
 async def test_credentials_are_not_sent_where_tls_is_wanted_and_not_offered(server: NatsServer) -> None:
@@ -183,13 +216,10 @@ async def test_any_of_several_servers_will_do(server: NatsServer, connect: Conne
     await connect(f"nats://127.0.0.1:1,127.0.0.1:{server.port}")
 
 
-async def test_revoked_credentials_are_tried_again_and_then_given_up(
-    tmp_path: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "REFUSED_LIMIT", 0.5)
+async def test_revoked_credentials_are_tried_again_and_then_given_up(tmp_path: Path, connect: Connect) -> None:
     extra = "authorization {{ users = [ {{user: {}, password: p}} ] }}"
     with NatsServer(tmp_path / "n", extra=extra.format("me")) as server:
-        broker = await connect(server, nats_user="me", nats_password="p")
+        broker = await connect(server, nats_user="me", nats_password="p", nats_refused_for="0.5")
         source = broker.channel("auth.a", binding(broker))
         await source.open()
         fetching = asyncio.create_task(handle(source, 1, within=30))
@@ -219,6 +249,7 @@ async def test_revoked_credentials_are_tried_again_and_then_given_up(
         ("nats://x", {"nats_creds": "/nowhere/x.creds"}, "does not exist"),
         ("nats://x", {"nats_tls_key": "/nowhere/x.key"}, "without tls_cert"),
         ("nats://x", {"nats_password": "p"}, "without a user"),
+        ("nats://x", {"nats_refused_for": "long"}, "number of seconds"),
         ("nats://x", {"nats_stream_replicas": "many"}, "no whole number"),
         ("nats://x", {"nats_stream_max_age": "soon"}, "seconds"),
     ],

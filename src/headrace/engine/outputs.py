@@ -139,16 +139,19 @@ class Outputs:
                     continue
                 if isinstance(published, PublishFailed) and published.transient:
                     again.append((owner, publication))
+                    if not outcomes.trouble:
+                        log.warning("handler %s waits for its sink: %s", handler.name, published)
                     outcomes.trouble = f"handler {handler.name!r} waits for its sink: {published}"
                 elif owner not in failed:
                     failed.add(owner)
                     outcomes.failures.failed(owner, Reject(f"output refused: {published}"))
-            owners = [owner for owner, _ in again if owner not in failed]
-            publications = [publication for owner, publication in again if owner not in failed]
-            if publications:
+            if again:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, 2.0)
-            elif delay > 0.1:
+            # What its source has lost meanwhile is its new owner's to publish.
+            again = [(owner, one) for owner, one in again if owner not in failed and owner.voided is None]
+            owners, publications = [owner for owner, _ in again], [one for _, one in again]
+            if not publications and delay > 0.1:
                 outcomes.trouble = ""
         confirmed = [delivery for delivery in ready if delivery not in failed]
         if self._published is not None:

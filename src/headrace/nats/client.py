@@ -37,8 +37,6 @@ _BUFFER: Final = 256 * 1024
 _PING_EVERY: Final = 5
 _CONNECT_TIMEOUT: Final = 3
 _BACKOFF: Final = (0.05, 5.0)
-#: Seconds for which refused credentials are tried again after a connection that worked.
-REFUSED_LIMIT: Final = 60.0
 #: Called with an answer's headers and body, or with ``None`` where the connection was lost before it came.
 Answer = Callable[[bytes | None, bytes], None]
 _REFUSALS: Final = ("authorization", "authentication", "credentials", "user authentication", "nonce", "nkey")
@@ -223,6 +221,9 @@ class Connection(Client):
 
     async def _process_connect_init(self) -> None:
         try:
+            if self._nkeys_seed is not None:
+                # Who we are is in the file too, which may have been replaced; nats-py reads only the signature anew.
+                self._setup_nkeys_seed_connect()
             await super()._process_connect_init()
         except (OSError, TimeoutError, nats.errors.Error):
             raise
@@ -306,13 +307,13 @@ class Connection(Client):
         """nats-py met an error: kept in words; refusals are told apart from outages."""
         words = _words(error)
         self.trouble = words
-        if isinstance(error, ssl.SSLCertVerificationError) or any(word in words.lower() for word in _REFUSALS):
+        if _refuses(error, words.lower()):
             now = asyncio.get_running_loop().time()
             if self._refused_since is None:
                 self._refused_since = now
                 log.error("NATS at %s refused the connection: %s", self.address.shown, words)
             self.refused.set()
-            if self.lost is None and now - self._refused_since > REFUSED_LIMIT:
+            if self.lost is None and now - self._refused_since > self.address.refused_for:
                 self.lost = self._why(0.0, None)
                 for call in self.on_disconnect:
                     call()
@@ -467,6 +468,16 @@ def publication(subject: bytes, reply: bytes, headers: bytes, body: bytes) -> by
     if headers:
         return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, len(headers), len(headers) + len(body), headers, body)
     return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(body), body)
+
+
+def _refuses(error: Exception, words: str) -> bool:
+    """Whether an error is about who we or the server are, so that the same attempt fails again."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return True
+    if isinstance(error, ssl.SSLError):
+        # The server's alert: it wants a certificate, or does not take ours.
+        return "alert" in words and ("certificate" in words or "unknown ca" in words)
+    return any(word in words for word in _REFUSALS)
 
 
 def _words(error: Exception) -> str:

@@ -34,6 +34,7 @@ OPTIONS: Final = (
     "stream_max_bytes",
     "stream_replicas",
     "expected_replicas",
+    "refused_for",
 )
 _TRUE: Final = ("1", "true", "yes", "on")
 
@@ -41,11 +42,13 @@ _TRUE: Final = ("1", "true", "yes", "on")
 @dataclass(slots=True, kw_only=True)
 class Address:
     """Where to connect. ``shown`` has no secrets; ``options`` are keywords of nats-py's `Client.connect`; ``tls``: the
-    connection must be encrypted, whatever the server says; ``settings``: every option that is set, by its bare name."""
+    connection must be encrypted, whatever the server says; ``refused_for``: seconds for which refused credentials are tried
+    again after a connection that worked; ``settings``: every option that is set, by its bare name."""
 
     servers: list[str]
     shown: str
     tls: bool
+    refused_for: float = 60.0
     options: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -86,6 +89,8 @@ def address(url: str, settings: Mapping[str, str]) -> Address:
     shown = f"{scheme}://" + ",".join(server.partition("://")[2] for server in servers)
     made = Address(servers=servers, shown=shown, tls=protected, settings=values)
     _who(made)
+    if "refused_for" in values:
+        made.refused_for = _seconds(values["refused_for"], "refused_for")
     if protected:
         made.context()
         if "tls_hostname" in values:
@@ -133,6 +138,16 @@ def _who(made: Address) -> None:
         options["token"] = values["token"]
     elif "user" in values:
         options["user"], options["password"] = values["user"], values.get("password", "")
+
+
+def _seconds(text: str, option: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise ConfigurationError(f"NATS: {option} is a number of seconds, not {text!r}")
+    return found
 
 
 def _context(values: Mapping[str, str]) -> ssl.SSLContext:
