@@ -10,7 +10,7 @@ from types import TracebackType
 from headrace import App
 from headrace.errors import HeadraceError
 from headrace.testing.history import History
-from tests.spine.process import Counting, Run, verdict
+from tests.spine.process import Counting, Run, disorder, verdict
 
 CUSTOMERS = 30
 
@@ -95,7 +95,8 @@ def all_is_well(run: Run, events: int, *, within: float = 120.0) -> None:
     assert run.stop() == 0, run.text()[-2000:]
     found = verdict(run)
     print(found)
-    assert found.ok, found
+    assert not found.lost, found
+    assert not disorder(run, found), found
     assert found.counts["dead"] == 0, found
 
 

@@ -303,6 +303,12 @@ def verdict(run: Run, *, handled_only: bool = False) -> Verdict:
     return check(facts)
 
 
+def disorder(run: Run, found: Verdict) -> list[str]:
+    """What was out of order. A process that says in its log that it lost its ownership (its server was started again and knows
+    no owner any more) gave up what it held: from there on it may repeat, as a new owner would."""
+    return skips(found) if "are given up" in run.text() else found.disorder
+
+
 def skips(found: Verdict) -> list[str]:
     """Only where an event was handled before an earlier one of its key: an owner that comes back may repeat what it has
     handled and not settled."""

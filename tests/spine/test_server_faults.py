@@ -9,7 +9,7 @@ import pytest
 from tests.servers.nats import Nats
 from tests.servers.wire import Wire
 from tests.spine.conftest import Start
-from tests.spine.process import Counting, Run, orders, publish, verdict
+from tests.spine.process import Counting, Run, disorder, orders, publish, verdict
 
 EVENTS = 3000
 
@@ -27,7 +27,8 @@ def all_is_well(run: Run) -> None:
     assert run.stop() == 0
     found = verdict(run)
     print(found)
-    assert found.ok, found
+    assert not found.lost, found
+    assert not disorder(run, found), found
     assert found.counts["dead"] == 0, found
 
 

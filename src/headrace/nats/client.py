@@ -81,9 +81,9 @@ class _Transport(TcpTransport):
             await self._io_writer.drain()
 
     async def wait_closed(self) -> None:
-        if self._io_writer is not None:
-            with contextlib.suppress(OSError):
-                await self._io_writer.wait_closed()
+        # `close` has aborted it: only its last call-backs are due. The writer of a TLS handshake that failed never hears of
+        # its end, so that waiting for it would be for ever.
+        await asyncio.sleep(0)
 
 
 class Connection(Client):
