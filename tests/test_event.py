@@ -297,6 +297,12 @@ def test_data_that_is_not_what_it_says_is_an_invalid_event_and_stays_readable(ra
     assert received.raw == raw
 
 
+def test_text_in_a_charset_that_is_not_known_survives_pickling() -> None:
+    event = Event(type="t", source="/", id="1", data="Zürich", datacontenttype="text/plain; charset=unheard-of")
+    assert pickle.loads(pickle.dumps(event)) == event
+    assert pickle.loads(pickle.dumps(event)).to_json() == event.to_json()
+
+
 def test_events_survive_pickling_and_copying() -> None:
     made = event(data={"a": 1}, subject="s")
     assert pickle.loads(pickle.dumps(made)) == made

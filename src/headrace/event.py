@@ -12,7 +12,7 @@ import builtins
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
-from headrace.cloudevents.forms import BODY, JSON, PENDING, Form, form_of, form_of_bytes
+from headrace.cloudevents.forms import BODY, JSON, PENDING, TEXT, Form, form_of, form_of_bytes
 from headrace.cloudevents.media import media
 from headrace.cloudevents.types import (
     Attribute,
@@ -406,7 +406,9 @@ class Event:
         return f"Event({shown})" if self._raw is None else f"Event({shown}, data=…)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._attributes, self.raw, self._form, self._made_id)
+        # Text whose charset is not known has no bytes, and is kept as it is.
+        text = self._data if self._form is TEXT and self._raw is PENDING else None
+        return _restore, (self._attributes, self.raw if text is None else None, text, self._form, self._made_id)
 
     def __copy__(self) -> Event:
         return self
@@ -415,8 +417,8 @@ class Event:
         return self
 
 
-def _restore(attributes: dict[str, Any], raw: bytes | None, form: Form, made_id: bool) -> Event:
-    event = Event._formed(attributes, raw, PENDING, form)
+def _restore(attributes: dict[str, Any], raw: bytes | None, text: str | None, form: Form, made_id: bool) -> Event:
+    event = Event._formed(attributes, *((raw, PENDING) if text is None else (PENDING, text)), form)
     event._made_id = made_id
     return event
 

@@ -288,6 +288,14 @@ def test_a_callable_that_cannot_be_hashed_is_a_function() -> None:
     assert value("TWICE(2)", TWICE=Twice()) == 4
 
 
+def test_a_function_that_has_to_be_awaited_is_refused() -> None:
+    async def slow(text: str) -> bool:
+        return True
+
+    with pytest.raises(InvalidFilter, match="coroutine"):
+        sql.parse("SLOW('a')").evaluate(EVENT, {"SLOW": slow})
+
+
 def test_functions_of_one_name_differ_in_their_number_of_arguments() -> None:
     def one(a: str) -> str:
         return "one"

@@ -37,6 +37,11 @@ INPUTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "escapes": (Event.from_json, LEAST + b',"ext":"' + b"\\u00e9" * (MEGABYTE // 6) + b'"}'),
     "data_base64": (Event.from_json, LEAST + b',"data_base64":"' + b"AAAA" * (MEGABYTE // 4) + b'"}'),
     "a batch of numbers": (Event.from_json_batch, b"[" + b"1," * (MEGABYTE // 2) + b"1]"),
+    "a batch of broken texts": (Event.from_json_batch, b"[" + b'"\xff",' * (MEGABYTE // 4) + b"1]"),
+    "a batch of broken events": (
+        Event.from_json_batch,
+        b"[" + b",".join([LEAST + b',"ext":"\xff"}'] * (MEGABYTE // 60)) + b"]",
+    ),
     "a batch of nothing": (Event.from_json_batch, b"[" + b"{}," * (MEGABYTE // 3) + b"{}]"),
     "a batch of events": (Event.from_json_batch, b"[" + b",".join([LEAST + b"}"] * (MEGABYTE // 54)) + b"]"),
     "a batch of events with an unknown name": (
@@ -114,3 +119,21 @@ def test_a_large_event_with_few_attributes_is_read_whatever_its_data_looks_like(
         LEAST + b',"unseenname":1,"data":' + json.dumps(data, separators=(",", ":")).encode() + b"}"
     )
     assert event.data == data
+
+
+def test_what_is_long_is_not_remembered() -> None:
+    """Tables of what was met are bounded in number, and in the size of what they keep."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(300):
+            long = f"{number}" + "a" * 50_000
+            pairs = [*HEADERS[:2], ("ce-source", long), ("ce-type", "t")]
+            http.decode([*pairs, ("content-type", f"a/{long}")], b"x")[0].data  # noqa: B018 - reads the content type
+            http.decode([*pairs, (f"x-{long}", "1")], b"x")
+            http.decode([*pairs, (f"ce-{long}", "1")], b"x")
+            body = LEAST + b"," + f'"{long}":1'.encode() + b"}"
+            http.decode([("content-type", f"application/cloudevents+json; a={long}")], body)
+        assert tracemalloc.get_traced_memory()[0] - before < 3 * 2**20
+    finally:
+        tracemalloc.stop()

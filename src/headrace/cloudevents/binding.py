@@ -20,6 +20,7 @@ from headrace.cloudevents.forms import BODY, JSON, PENDING
 from headrace.cloudevents.headervalue import is_safe, percent_decoded, percent_encoded, value_text
 from headrace.cloudevents.media import media
 from headrace.cloudevents.types import (
+    REMEMBERED_LENGTH,
     canonical,
     check_attributes,
     check_name,
@@ -113,7 +114,11 @@ class Binding:
                 binary = True
         if content_type is not None and essence.startswith(_ANY_FORMAT):
             mode = self._structured_mode(essence)
-            if mode == "structured" and len(_structured_types) < _STRUCTURED_TYPES_LIMIT:
+            if (
+                mode == "structured"
+                and len(_structured_types) < _STRUCTURED_TYPES_LIMIT
+                and len(content_type) <= REMEMBERED_LENGTH
+            ):
                 _structured_types.add(content_type)
             return mode
         if binary:
@@ -195,7 +200,7 @@ class Binding:
         return name
 
     def _remember(self, name: str | bytes, attribute: str | None) -> None:
-        if len(self.names) < _NAME_TABLE_LIMIT:
+        if len(self.names) < _NAME_TABLE_LIMIT and len(name) <= REMEMBERED_LENGTH:
             if attribute == "datacontenttype" and self.content_type == "spelled":
                 attribute = CONTENT_TYPE if self._folded(name).lower() == CONTENT_TYPE else attribute
             self.names[name] = attribute

@@ -26,6 +26,7 @@ from headrace.cloudevents.types import (
     CORE,
     INTEGER_MAX,
     INTEGER_MIN,
+    REMEMBERED_LENGTH,
     canonical,
     check_attributes,
     check_name,
@@ -70,7 +71,11 @@ class _Tables:
         new = tuple(
             name
             for name in names
-            if name not in CORE and name not in cls.learned and name.isidentifier() and not iskeyword(name)
+            if name not in CORE
+            and name not in cls.learned
+            and name.isidentifier()
+            and not iskeyword(name)
+            and len(name) <= REMEMBERED_LENGTH
         )
         if new and len(cls.learned) < _LEARNED_LIMIT:
             cls.learned = (*cls.learned, *new)[:_LEARNED_LIMIT]

@@ -11,6 +11,7 @@ from codecs import lookup
 from functools import lru_cache
 from typing import NamedTuple
 
+from headrace.cloudevents.types import REMEMBERED_LENGTH
 from headrace.errors import InvalidEvent
 
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9_.:+-]+)\"?", re.IGNORECASE)
@@ -41,9 +42,12 @@ class Media(NamedTuple):
     """The bytes are UTF-8: the charset is UTF-8 or ASCII, or is not named."""
 
 
-@lru_cache(maxsize=256)
 def media(content_type: str) -> Media:
     """Read a content type; anything that is none at all is neither JSON nor text."""
+    return _remembered(content_type) if len(content_type) <= REMEMBERED_LENGTH else _read(content_type)
+
+
+def _read(content_type: str) -> Media:
     essence = content_type.partition(";")[0].strip().lower()
     kind, _, subtype = essence.partition("/")
     is_json = subtype == "json" or subtype.endswith("+json")
@@ -53,6 +57,9 @@ def media(content_type: str) -> Media:
         return Media(essence, is_json, is_text, "utf-8", True)
     charset = _python_name(named.group(1))
     return Media(essence, is_json, is_text, charset, charset in ("utf-8", "ascii"))
+
+
+_remembered = lru_cache(maxsize=256)(_read)
 
 
 def decode_text(raw: bytes, content_type: str) -> str:

@@ -51,6 +51,8 @@ _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-
 checked_references: Final[set[str]] = set()
 checked_media_types: Final[set[str]] = {"application/json"}
 _CHECKED_LIMIT: Final = 1024
+REMEMBERED_LENGTH: Final = 512
+"""Characters of the longest text that any table of this package keeps: what repeats is shorter, what is hostile is not."""
 
 
 def check_name(name: str) -> None:
@@ -93,6 +95,8 @@ def check_media_type(name: str, value: str) -> None:
 
 
 def _remember(value: str, checked: set[str]) -> None:
+    if len(value) > REMEMBERED_LENGTH:
+        return
     if len(checked) >= _CHECKED_LIMIT:
         checked.clear()
     checked.add(value)

@@ -103,6 +103,8 @@ class Functions:
 def _of_callable(name: str, function: Callable[..., Any]) -> Function:
     if not name.isascii() or not name.replace("_", "").isalpha() or name != name.upper() or name.startswith("_"):
         raise InvalidFilter(f"function name {name!r} must be upper-case letters and underscores")
+    if inspect.iscoroutinefunction(function):
+        raise InvalidFilter(f"function {name} is a coroutine function: an expression does not wait")
     try:
         signature = inspect.signature(function, eval_str=True)
     except (TypeError, ValueError, NameError) as error:
