@@ -418,7 +418,8 @@ class Event:
 
 
 def _restore(attributes: dict[str, Any], raw: bytes | None, text: str | None, form: Form, made_id: bool) -> Event:
-    event = Event._formed(attributes, *((raw, PENDING) if text is None else (PENDING, text)), form)
+    known = text is None
+    event = Event._formed(attributes, raw if known else PENDING, PENDING if known else text, form)
     event._made_id = made_id
     return event
 

@@ -126,7 +126,7 @@ def test_what_is_long_is_not_remembered() -> None:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for number in range(300):
+        for number in range(60):
             long = f"{number}" + "a" * 50_000
             pairs = [*HEADERS[:2], ("ce-source", long), ("ce-type", "t")]
             http.decode([*pairs, ("content-type", f"a/{long}")], b"x")[0].data  # noqa: B018 - reads the content type
@@ -134,6 +134,6 @@ def test_what_is_long_is_not_remembered() -> None:
             http.decode([*pairs, (f"ce-{long}", "1")], b"x")
             body = LEAST + b"," + f'"{long}":1'.encode() + b"}"
             http.decode([("content-type", f"application/cloudevents+json; a={long}")], body)
-        assert tracemalloc.get_traced_memory()[0] - before < 3 * 2**20
+        assert tracemalloc.get_traced_memory()[0] - before < 2 * 2**20
     finally:
         tracemalloc.stop()

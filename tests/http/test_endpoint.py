@@ -89,6 +89,24 @@ async def test_structured_mode_is_sent_on_request() -> None:
         assert binding_http.decode(scope["headers"], body)[0].data == {"a": 1}
 
 
+@pytest.mark.parametrize("data", [None, b"", b"\x00"], ids=["none", "empty", "without a type"])
+async def test_a_request_always_has_a_payload_and_its_type(data: bytes | None) -> None:
+    event = Event(type="t", source="/", data=data)
+    async with target() as (application, sink):
+        await one(sink, Publication(event))
+        scope, body = application.requests[0]
+        assert dict(scope["headers"])[b"content-type"] == b"application/cloudevents+json"
+        assert binding_http.decode(scope["headers"], body) == [event]
+
+
+async def test_data_that_cannot_be_encoded_is_final() -> None:
+    async with target() as (application, sink):
+        result = await one(sink, Publication(Event(type="t", source="/", data=object())))
+        assert isinstance(result, PublishFailed)
+        assert not result.transient
+        assert application.requests == []
+
+
 async def test_the_key_becomes_the_partitionkey_and_hop_headers_are_sent() -> None:
     async with target(headers={"Authorization": "Bearer x"}) as (application, sink):
         await one(sink, Publication(EVENT, key="c-1", headers=(("traceparent", "00-a-b-01"),)))

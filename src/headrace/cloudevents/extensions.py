@@ -62,9 +62,9 @@ def with_trace(event: Event, traceparent: str, tracestate: str | None = None) ->
 
 
 def partition_key(event: Event) -> str | None:
-    """The key by which events belong together."""
+    """The key by which events belong together; None where it is absent, or empty, which no key is."""
     value = event.get("partitionkey")
-    return None if value is None else canonical(value)
+    return None if value is None else canonical(value) or None
 
 
 def expiry(event: Event) -> datetime | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from headrace.cloudevents.binding import Binding, compiled
-from headrace.cloudevents.types import canonical
+from headrace.cloudevents.extensions import partition_key as partitioning
 from headrace.event import Event
 
 BINDING: Final = Binding(
@@ -40,5 +40,5 @@ structured: Final[Callable[[Event], tuple[list[tuple[str, bytes]], bytes]]] = BI
 def partition_key(event: Event) -> bytes | None:
     """The opt-in key mapper of section 3.1: the `partitionkey` attribute as the record's key, as it is; the event
     keeps it."""
-    key = event.get("partitionkey")
-    return None if key is None else canonical(key).encode("utf-8")
+    key = partitioning(event)
+    return None if key is None else key.encode("utf-8")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headrace.engine.delivery import Outcome
     from headrace.event import Event
 
-__all__ = ["NO_CONTENT", "Answer", "Refused", "batch_answer", "outcome_answer", "problem"]
+__all__ = ["NO_CONTENT", "Answer", "Refused", "batch_answer", "message", "outcome_answer", "problem"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -125,15 +125,20 @@ def retry_delay(outcome: Outcome) -> float:
 
 
 def event_answer(event: Event) -> Answer:
-    """A returned value: 200 with one binary-mode event, so that a receiver is a Knative subscriber as it stands.
+    """A returned value: 200 with one binary-mode event, so that a receiver is a Knative subscriber as it stands."""
+    return _with_body(*message(event))
 
-    Without data or without its type there would be no payload or no Content-Type, which a 200 has (http-webhook.md,
-    2.2); such an event is written in structured mode.
+
+def message(event: Event) -> tuple[Sequence[tuple[str, str]], bytes]:
+    """An event as headers and body, in binary mode where it has a payload and a type of it.
+
+    http-webhook.md wants both of every request (2.1) and of an answer with status 200 (2.2); an event that has none is
+    written in structured mode, rather than with an invented type.
     """
     headers, body = http.binary(event)
     if not body or not any(name == "content-type" for name, _ in headers):
-        headers, body = http.structured(event)
-    return _with_body(headers, body)
+        return http.structured(event)
+    return headers, body
 
 
 def batch_answer(outcomes: Sequence[Outcome]) -> Answer:

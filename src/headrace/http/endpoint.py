@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 from headrace.engine.sink import Publication, Published
-from headrace.errors import ConfigurationError, ConnectionFailed, PublishFailed, RefusedError
+from headrace.errors import ConfigurationError, ConnectionFailed, InvalidEvent, PublishFailed, RefusedError
 from headrace.http.addresses import guarded_resolver, resolve
+from headrace.http.answers import message
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,7 +38,8 @@ class Endpoint:
 
     Args:
         url: ``http://`` or ``https://``.
-        mode: content mode of the requests.
+        mode: content mode of the requests. An event without data, or whose data has no type, is sent in structured mode
+            in either case: a web hook's request has a payload and its Content-Type (http-webhook.md, 2.1).
         headers: further request headers (credentials); never logged.
         timeout: seconds for one request, its connection included.
         connections: requests at once. One keeps the order of publications; more do not.
@@ -134,7 +136,10 @@ class EndpointSink:
         event = publication.event
         if publication.key is not None:
             event = event.replace(partitionkey=publication.key)
-        headers, body = http.binary(event) if self.endpoint.mode == "binary" else http.structured(event)
+        try:
+            headers, body = message(event) if self.endpoint.mode == "binary" else http.structured(event)
+        except InvalidEvent as error:
+            return PublishFailed(f"{self.name}: {error}", transient=False)
         try:
             async with (
                 self._turns,
