@@ -55,7 +55,7 @@ def test_a_trace_is_set_once_and_never_overwritten() -> None:
 def test_the_partition_key_is_text() -> None:
     assert extensions.partition_key(event(partitionkey=5)) == "5"
     assert extensions.partition_key(event()) is None
-    assert partition_key(Event(type="t", source="/", partitionkey="")) is None
+    assert extensions.partition_key(event(partitionkey="")) is None
 
 
 def test_an_expiry_time_is_read_and_compared() -> None:
