@@ -33,6 +33,7 @@ class Claims:
         self._handler = outcomes.handler
         self._measures = outcomes.measures
         self._waiting: dict[Delivery, asyncio.TimerHandle] = {}
+        self._asking: set[Delivery] = set()
         self._loop = asyncio.get_running_loop()
         self.stage: Stage[Delivery] = Stage(self._reclaim, outcomes.runner.runtime.defect)
 
@@ -81,7 +82,8 @@ class Claims:
         """A delivery was lost by its source: ``True`` if it was one that waits for another's claim, which is none of its own."""
         timer = self._waiting.pop(delivery, None)
         if timer is None:
-            return False
+            # Being asked for: whether there is a claim to give back is in the answer.
+            return delivery in self._asking
         timer.cancel()
         self._abandon(delivery)
         return True
@@ -96,7 +98,12 @@ class Claims:
         identities = [delivery._identity for delivery in batch if delivery._identity is not None]
         if not batch:
             return
-        for delivery, claim in zip(batch, await self.claim(identities), strict=True):
+        self._asking.update(batch)
+        try:
+            claims = await self.claim(identities)
+        finally:
+            self._asking.difference_update(batch)
+        for delivery, claim in zip(batch, claims, strict=True):
             if delivery.voided is not None:
                 if claim.state == "claimed":
                     self._outcomes.voided(delivery)

@@ -62,7 +62,7 @@ class Failures:
             error = TimeoutError(f"the handler ran longer than its timeout of {self._handler.timeout:g} s")
             self._measures.outcomes["timeout"] += 1
         assert error is not None
-        if isinstance(error, StoreUnavailable) and self._handler.signature.transaction is not None:
+        if isinstance(error, StoreUnavailable) and self._runner.transactional:
             self._await_store(delivery, error)
             return
         if isinstance(error, Drop):

@@ -79,6 +79,11 @@ class Runner:
         """Have attempts run as this coroutine function does: for transactional handlers, before anything is fetched."""
         self._first_step = _first_step(call)
 
+    @property
+    def transactional(self) -> bool:
+        """Whether the handler's attempts are transactions of the store."""
+        return self.handler.signature.transaction is not None
+
     # Lanes
 
     def enqueue(self, delivery: Delivery) -> None:

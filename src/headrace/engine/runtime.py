@@ -88,8 +88,9 @@ class Runtime:
     def add(self, handler: Handler, sources: Sequence[Source]) -> Runner:
         """Take on a handler with its sources (opened by the caller)."""
         runner = Runner(handler, self)
-        if not all(getattr(source, "idempotent", True) for source in sources):
-            runner.outcomes.ledger = None  # the source knows by itself what was finished
+        if not runner.transactional and not all(getattr(source, "idempotent", True) for source in sources):
+            # The source knows by itself what was finished. Only a transaction needs a mark that commits with its writes.
+            runner.outcomes.ledger = None
         runner.subscriptions.extend(Subscription(runner, source) for source in sources)
         self.handlers.append(runner)
         return runner

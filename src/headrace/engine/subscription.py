@@ -40,6 +40,7 @@ class Subscription:
         self.held: set[Delivery] = set()
         self._ledger = runner.outcomes.ledger is not None
         self._default_key = None if runner.handler.key is not None else getattr(source, "default_key", None)
+        self._identity = getattr(source, "identity", None)
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -114,7 +115,7 @@ class Subscription:
         runner = self.runner
         handler = runner.handler
         decode, accept, key_of = handler.signature.decode, handler.accept, handler.key
-        identify, default_key = handler.identify, self._default_key
+        identify, default_key, own_identity = handler.identify, self._default_key, self._identity
         self.measures.received += len(batch)
         self.held.update(batch)
         runner.held_items += len(batch)
@@ -147,6 +148,8 @@ class Subscription:
                 if identify is not None:
                     stage = "idempotent"
                     identities.append(("", identify(event)))
+                elif own_identity is not None:
+                    identities.append(own_identity(delivery))
                 else:
                     identities.append((attributes["source"], attributes["id"]))
                 if "replaynumber" in attributes:
@@ -203,6 +206,11 @@ class Subscription:
                     outcomes.claims.duplicate(delivery)
                     continue
                 if delivery.voided is not None:
+                    if claim.state != "claimed":
+                        # Lost, and the claim is another's: nothing is to be given back.
+                        runner.measures.outcomes["cancelled"] += 1
+                        outcomes.let_go(delivery)
+                        continue
                     delivery._claim = "void"
             if simple:
                 key = delivery._lane

@@ -35,6 +35,7 @@ from headrace.kubernetes.store import Delta, Store
 if TYPE_CHECKING:
     from headrace.engine.broker import Binding
     from headrace.engine.delivery import Delivery, Outcome
+    from headrace.engine.ledger import Identity
     from headrace.engine.source import Credit
     from headrace.kubernetes.lease import Elector
     from headrace.kubernetes.watch import Watch
@@ -60,7 +61,7 @@ class WatchSource:
 
     keeps_order = True
     extend_every: float | None = None
-    #: The checkpoint knows what was finished; the ledger is not asked.
+    #: The checkpoint knows what was finished; the ledger is asked by transactional handlers only.
     idempotent = False
 
     def __init__(self, watch: Watch, binding: Binding, *, timing: Timing | None = None) -> None:
@@ -155,6 +156,14 @@ class WatchSource:
     def default_key(self, delivery: WatchDelivery) -> str:
         """Collection and namespace/name."""
         return delivery.lane
+
+    def identity(self, delivery: WatchDelivery) -> Identity:
+        """Its name in the ledger of a transactional handler: the object's state, whether it is told as added or as updated.
+        A resync is never known from before."""
+        assert delivery.event is not None
+        delta = delivery.delta
+        what = f"resync {delta.observed}" if delta.resync else "gone" if delta.verb == "delete" else "state"
+        return delivery.event.source, f"{delta.uid}:{delta.version}:{what}"
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Note how a change ended; the checkpoint is saved soon."""
