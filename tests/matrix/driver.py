@@ -75,6 +75,7 @@ class _Run:
         broker, environment = self._environment()
         self.run = Run(folder, broker or "", app=APP, **environment)
         self.history = History(self.run.history)
+        self.dead: set[str] = set()
 
     def _environment(self) -> tuple[str | None, dict[str, str | None]]:
         cell, servers = self.cell, self.servers
@@ -147,9 +148,11 @@ class _Run:
         late = None
         while True:
             owed = self._owed(doomed)
+            if not owed and self.kills() == len(self.points):
+                return
             if not owed:
                 late = late or time.monotonic() + LATE
-                if self.kills() == len(self.points) or time.monotonic() > late:
+                if time.monotonic() > late:
                     return
             else:
                 late = None
@@ -163,8 +166,10 @@ class _Run:
         owed = accepted - doomed - {fact.id for fact in facts if fact.what == "handled" and not fact.handler}
         if not owed and self.cell.outputs:
             owed = accepted - doomed - {fact.id for fact in facts if fact.handler == "seen"}
-        if not owed and accepted & doomed:
-            owed = (accepted & doomed) - self._dead()
+        if not owed and not self.dead >= accepted & doomed:
+            self.dead = self._dead()
+            owed = (accepted & doomed) - self.dead
+            time.sleep(1.0 if owed else 0.0)
         return owed
 
     def _dead(self) -> set[str]:
@@ -190,7 +195,7 @@ class _Run:
 
     def _judged(self) -> str:
         facts = self.run.facts()
-        dead = self._dead()
+        dead = self.dead or self._dead()
         facts += [Fact("dead", id, None, handler) for id in dead for handler in ("", "seen")]
         if self.cell.transactional:
             facts += [Fact("effect", id) for (id,) in self._sql(f"SELECT id FROM {self.effects}")]

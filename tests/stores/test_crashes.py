@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import subprocess
 import sys
 import uuid
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ import pytest
 from headrace import App, Event
 from tests.stores.test_postgres import a_database
 
-CUSTOMERS, EACH = 10, 16
+CUSTOMERS, EACH = 10, 12
 
 
 def a_store(kind: str, tmp_path, request) -> tuple[str, object]:
@@ -26,7 +27,15 @@ def a_store(kind: str, tmp_path, request) -> tuple[str, object]:
     return url, psycopg.connect(url, autocommit=True)
 
 
-@pytest.mark.parametrize("point", ["committed:45", "relayed:45", "claimed:60"])
+def started(*arguments: str) -> subprocess.Popen:
+    """One life of the app: broker, store, stream, and the point at which it ends."""
+    *arguments, point = arguments
+    command = [sys.executable, "-m", "tests.stores.transacting", *arguments]
+    return subprocess.Popen(command, env={**os.environ, "HEADRACE_FAIL_POINT": point}, stdin=subprocess.PIPE)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("point", ["committed:45", "relayed:45", "claimed:50"])
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 async def test_a_killed_process_leaves_each_effect_and_each_output_once(kind, point, nats_server, tmp_path, request):
     store, looking = a_store(kind, tmp_path, request)
@@ -39,7 +48,6 @@ async def test_a_killed_process_leaves_each_effect_and_each_output_once(kind, po
     async def seen(event: Event) -> None:
         paid[event.data["customer"]].append(event.data["number"])
 
-    environment = {**os.environ, "HEADRACE_FAIL_POINT": point}
     kills = 0
     async with reader.running():
         for number in range(EACH):
@@ -49,21 +57,20 @@ async def test_a_killed_process_leaves_each_effect_and_each_output_once(kind, po
                     for customer in range(CUSTOMERS)
                 )
             )
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(280):
             while sum(map(len, paid.values())) < CUSTOMERS * EACH:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "tests.stores.transacting", nats_server.url, store, stream,
-                    env=environment, stdin=asyncio.subprocess.PIPE,
-                )  # fmt: skip
-                ended = asyncio.ensure_future(process.wait())
-                while not ended.done() and sum(map(len, paid.values())) < CUSTOMERS * EACH:
-                    await asyncio.wait((ended,), timeout=0.05)
-                if ended.done():
-                    assert process.returncode == -9
-                    kills += 1
-                else:
-                    process.stdin.close()
-                    await ended
+                with started(nats_server.url, store, stream, point) as process:
+                    try:
+                        while process.poll() is None and sum(map(len, paid.values())) < CUSTOMERS * EACH:
+                            await asyncio.sleep(0.05)
+                        if process.poll() is not None:
+                            assert process.returncode == -9
+                            kills += 1
+                        else:
+                            process.stdin.close()
+                            await asyncio.to_thread(process.wait, 60)
+                    finally:
+                        process.kill()
     assert kills >= 2
     rows = looking.execute("SELECT customer, number FROM payments").fetchall()
     assert Counter(rows) == Counter((f"c{customer}", number) for customer in range(CUSTOMERS) for number in range(EACH))

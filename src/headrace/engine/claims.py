@@ -62,6 +62,9 @@ class Claims:
         if delivery._claim == "void":
             self._outcomes.voided(delivery)
             return False
+        if delivery._claim == "lost":
+            self._abandon(delivery)
+            return False
         if delivery._claim == "suspect":
             assert self._runner.suspicion is not None
             self._runner.suspicion.starts.add(delivery)

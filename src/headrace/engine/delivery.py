@@ -97,7 +97,9 @@ class Delivery:
     # Slots with an underscore belong to the engine (runner.py, subscription.py); transports leave them alone.
     _calls: int  # calls of app.publish in this attempt, for derived ids
     _cancel: str | None  # why the engine cancels the running attempt: timeout, void, drain
-    _claim: str | None  # a hurdle before the next attempt: ours, busy, void, suspect; None: go
+    _claim: (
+        str | None
+    )  # a hurdle before the next attempt: ours, busy, suspect, void, lost (void without a claim of its own); None: go
     _data: Any  # decoded for the handler
     _history: Attempts | None  # failed attempts so far
     _identity: Identity | None  # its name in the ledger

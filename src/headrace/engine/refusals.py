@@ -65,7 +65,7 @@ class Refusals:
             delivery._identity
             for subscription in self._outcomes.runner.subscriptions
             for delivery in subscription.held
-            if delivery._claim not in ("ours", "busy", "finished")
+            if delivery._claim not in ("ours", "busy", "finished", "lost")
         }
         answers = []
         for identity, claim in zip(identities, claims, strict=True):

@@ -153,7 +153,7 @@ class Runner:
         """Its source lost a delivery (`Delivery.void`)."""
         if self.outcomes.claims.void_waiting(delivery):
             return
-        delivery._claim = "void"
+        delivery._claim = "lost" if delivery._claim in ("ours", "busy") else "void"
         if delivery._task is not None:
             self.cancel(delivery, "void")
         elif delivery in self.parking.places:
