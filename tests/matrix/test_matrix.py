@@ -51,4 +51,4 @@ def test_a_seeded_part_of_the_matrix_loses_nothing(servers: Servers, tmp_path: P
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_whole_matrix_loses_nothing(source: str, store: str, servers: Servers, tmp_path: Path) -> None:
     cells = [cell for cell in CELLS if (cell.source, cell.store) == (source, store)]
-    run_all(cells, servers, tmp_path, kills=2, events=240)
+    run_all(cells, servers, tmp_path, kills=2, events=160)
