@@ -19,6 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 ROWS = {
     "engine": ["benchmarks.engine"],
     "ledger": ["benchmarks.engine", "--store", "sqlite:///{folder}/ledger.db", "--events", "60000"],
+    "stores": ["benchmarks.ledgers"],
     "waiting": ["benchmarks.waiting"],
     "jetstream": ["benchmarks.jetstream"],
     "kafka": ["benchmarks.kafka"],

@@ -1,18 +1,19 @@
-"""``headrace dlq`` from outside, with letters in JetStream and in a SQLite file."""
+"""``headrace dlq`` from outside, on every backend: JetStream, Kafka, SQLite, PostgreSQL."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import Command
 from tests.cli.letters import make, plant
-from tests.servers.nats import Nats
+from tests.stores.test_postgres import a_database
 
-_numbers = itertools.count(1)
+_numbers = itertools.count(random.SystemRandom().randrange(1_000_000))
 
 
 class Place:
@@ -34,12 +35,15 @@ class Place:
         return {state: sorted(numbers) for state, numbers in found.items()}
 
 
-@pytest.fixture(params=["nats", "sqlite"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, nats_server: Nats) -> Place:
-    """The broker keeps the letters, or a file beside it."""
-    variables = {"HEADRACE_BROKER": nats_server.url}
+@pytest.fixture(params=["nats", "kafka", "sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """The broker keeps the letters, or a SQL store beside it."""
+    broker = "kafka" if request.param == "kafka" else "nats"
+    variables = {"HEADRACE_BROKER": request.getfixturevalue(f"{broker}_server").url}
     if request.param == "sqlite":
         variables["HEADRACE_DEAD_LETTERS"] = f"sqlite:///{tmp_path}/letters.db"
+    elif request.param == "postgresql":
+        variables["HEADRACE_DEAD_LETTERS"] = a_database(request.getfixturevalue("postgres_server"))
     return Place(tmp_path, **variables)
 
 

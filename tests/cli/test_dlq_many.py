@@ -106,8 +106,8 @@ def test_a_cancelled_replay_is_consistent_and_a_second_run_takes_up_the_rest(tmp
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_fifty_thousand_letters_cancelled_half_way_and_resumed(tmp_path: Path, nats_server: Nats) -> None:
-    cancelled_and_resumed(tmp_path, nats_server.url, 50_000, 1_500.0, 0.5)
+def test_a_hundred_thousand_letters_cancelled_half_way_and_resumed(tmp_path: Path, nats_server: Nats) -> None:
+    cancelled_and_resumed(tmp_path, nats_server.url, 100_000, 1_500.0, 0.5)
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, nats_server: Nats) -> None:

@@ -36,8 +36,7 @@ def run_all(cells: list[Cell], servers: Servers, folder: Path, *, kills: int, ev
         ]
     failures = [str(future.exception()) for future in begun if future.exception() is not None]
     for future in begun:
-        if future.exception() is None:
-            print(future.result())
+        print(future.exception() or future.result())
     assert not failures, f"{len(failures)} of {len(cells)} cells:\n" + "\n\n".join(failures)
 
 

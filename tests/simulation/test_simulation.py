@@ -11,7 +11,24 @@ from tests.simulation.bugs import BUGS
 from tests.simulation.seeds import found_by, run
 
 #: Seeds that found a fault of the engine once, each for good.
-FOUND = (3, 18, 28, 211, 310, 662, 776, 1_000_018, 1_000_185, 1_001_779, 1_001_877, 1_003_523, 2_009_908, 3_016_659)
+FOUND = (
+    3,
+    18,
+    28,
+    211,
+    310,
+    662,
+    776,
+    1_000_018,
+    1_000_185,
+    1_001_779,
+    1_001_877,
+    1_003_523,
+    2_009_908,
+    3_016_659,
+    4_004_645,
+    5_000_318,
+)
 
 
 def test_a_thousand_seeds_keep_every_rule() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.claims import LOOK_AGAIN
@@ -199,6 +200,8 @@ class Failures:
         if ledger is not None:
             attempts: list[Any] = [(delivery._identity, delivery._history) for delivery, _ in batch]
             await self._outcomes.stored("record", lambda: ledger.record(self._handler.name, attempts))
+        else:
+            await self._record_at_source([delivery for delivery, _ in batch])
         if self._parked is not None:
             self._parked(len(batch))
         for delivery, due in batch:
@@ -221,6 +224,14 @@ class Failures:
                     self._runner.free_lane(delivery)
                     delivery._lane = None
                 self._runner.park(delivery, due)
+
+    async def _record_at_source(self, batch: list[Delivery]) -> None:
+        """Without the ledger: a source that knows what was finished knows what has failed as well."""
+        for source in dict.fromkeys(delivery.source for delivery in batch):
+            record = getattr(source, "record", None)
+            if record is not None:
+                mine = [delivery for delivery in batch if delivery.source is source and delivery.voided is None]
+                await self._outcomes.stored("record", partial(record, mine))
 
     async def _bury(self, batch: list[tuple[Delivery, BaseException]]) -> None:
         runtime = self._runner.runtime

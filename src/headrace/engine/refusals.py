@@ -45,7 +45,7 @@ class Refusals:
         outcomes = self._outcomes
         identities: list[Identity] = [delivery._identity for delivery in batch if delivery._identity is not None]
         for delivery, claim in zip(batch, await outcomes.claims.claim(identities), strict=True):
-            if claim.state != "busy" and delivery._identity is not None:
+            if (claim.state != "busy" or delivery.voided is not None) and delivery._identity is not None:
                 self.pending.discard(delivery._identity)
             if delivery.voided is not None:
                 outcomes.releases.add(delivery)

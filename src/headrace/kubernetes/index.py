@@ -2,8 +2,8 @@
 
 Kubernetes keeps no record of who has seen what. This index is that record, in the app's store: an entry is written
 when its event is finished, leaves when its delete is finished, and is what the first complete list after a restart is
-compared with. Saves are batched; what was finished and not yet saved when the process dies is handled again, never
-skipped.
+compared with. Failed attempts at a state that is not finished are kept beside it. Saves are batched; what was finished and
+not yet saved when the process dies is handled again, never skipped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from headrace.engine.checkpoints import Checkpoints
+from headrace.engine.ledger import Attempts
 from headrace.kubernetes.objects import latest
 from headrace.kubernetes.store import Delta
 
@@ -43,6 +44,18 @@ class Finished(NamedTuple):
     digest: str
 
 
+class Failed(msgspec.Struct, frozen=True):
+    """Failed attempts at one state of an object."""
+
+    uid: str
+    version: str
+    gone: bool
+    attempts: Attempts
+
+
+_failed = msgspec.json.Decoder(Failed)
+
+
 class _Header(msgspec.Struct):
     """``baseline``: version of the first complete list ever; ``version``: the latest that was finished."""
 
@@ -65,6 +78,7 @@ class Index:
 
     def __init__(self, checkpoints: Checkpoints | None, scope: str, resource: str) -> None:
         self.finished: dict[str, Finished] = {}
+        self._failed: dict[str, Failed] = {}
         self._checkpoints = checkpoints
         self._scope = scope
         self._resource = resource
@@ -90,6 +104,7 @@ class Index:
     async def load(self, identity: Identity) -> None:
         """Read what was saved; of another cluster it is discarded. Raises `StoreUnavailable`."""
         self.finished = {}
+        self._failed = {}
         self._changes = {}
         self._header = _Header(identity.uid, identity.server)
         self._header_changed = True
@@ -99,6 +114,7 @@ class Index:
         header = saved.get(self._resource)
         prefix = f"{self._resource} "
         entries = {name: value for name, value in saved.items() if name.startswith(prefix)}
+        failures = {name: value for name, value in saved.items() if name.startswith(self._failure(""))}
         if header is None:
             return
         found = msgspec.json.decode(header, type=_Header)
@@ -109,17 +125,40 @@ class Index:
                 self._resource,
                 found.server,
             )
-            self._changes = dict.fromkeys(entries)
+            self._changes = dict.fromkeys([*entries, *failures])
             return
         self._header = msgspec.structs.replace(found, uid=identity.uid or found.uid, server=identity.server)
         self._header_changed = self._header != found
         for name, value in entries.items():
             uid, version, digest = value.decode().split(" ", 2)
             self.finished[name[len(prefix) :]] = Finished(uid, version, digest)
+        self._failed = {name[len(self._failure("")) :]: _failed.decode(value) for name, value in failures.items()}
+
+    def _failure(self, key: str) -> str:
+        """Under which name the failed attempts of an object are saved."""
+        return f"{self._resource}! {key}"
+
+    def failed(self, change: Delta, attempts: Attempts) -> None:
+        """An attempt at this change failed, and there will be another; so many were made."""
+        found = self._failed[change.key] = Failed(change.uid, change.version, change.verb == "delete", attempts)
+        self._changes[self._failure(change.key)] = msgspec.json.encode(found)
+
+    def attempts(self, change: Delta) -> Attempts | None:
+        """The failed attempts at this very change, also those of an earlier process."""
+        found = self._failed.get(change.key)
+        if found is None or (found.uid, found.version, found.gone) != (
+            change.uid,
+            change.version,
+            change.verb == "delete",
+        ):
+            return None
+        return found.attempts
 
     def finish(self, change: Delta) -> None:
         """The change was handled to its end, whatever its outcome."""
         key = change.key
+        if self._failed.pop(key, None) is not None:
+            self._changes[self._failure(key)] = None
         known = self.finished.get(key)
         if change.verb == "delete":
             # A namesake may have been recorded since: its entry stays.

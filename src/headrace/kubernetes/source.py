@@ -145,6 +145,10 @@ class WatchSource:
             delivery.delta = delta
             delivery.lane = composer.lane(delta)
             delivery.scope = self._watch.resource
+            attempts = self._index.attempts(delta)
+            if attempts is not None:
+                delivery._history = attempts
+                delivery.attempt = attempts.count
             self._out[delta.key] = delivery
             batch.append(delivery)
         if self._behind and backlog.size < self._budget // 2:
@@ -180,6 +184,14 @@ class WatchSource:
             self._backlog.put_back(delta)
         if self._backlog.ready:
             self._wake.set()
+
+    async def record(self, deliveries: Sequence[Delivery]) -> None:
+        """Save the failed attempts of these with the checkpoint. Raises `StoreUnavailable`."""
+        for delivery in deliveries:
+            assert isinstance(delivery, WatchDelivery)
+            if delivery._history is not None and self._out.get(delivery.delta.key) is delivery:
+                self._index.failed(delivery.delta, delivery._history)
+        await self._save()
 
     async def flush(self) -> Sequence[Delivery]:
         """Save the checkpoint. Raises `StoreUnavailable`; then nothing is forgotten and a later flush saves it."""
