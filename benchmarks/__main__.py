@@ -23,6 +23,7 @@ ROWS = {
     "waiting": ["benchmarks.waiting"],
     "jetstream": ["benchmarks.jetstream"],
     "kafka": ["benchmarks.kafka"],
+    "kubernetes": ["benchmarks.kubernetes"],
     "http": ["benchmarks.http_receiver"],
     "cloudevents": ["benchmarks.cloudevents"],
     "startup": ["benchmarks.startup"],
