@@ -226,13 +226,19 @@ class Churn:
         """Where the history is not one that could have been promised."""
         wrong: list[str] = []
         newest: dict[str, int] = {}
+        versions: dict[str, set[str]] = {}
         ended: set[str] = set()
         known: dict[tuple[str, str], int] = {}
         current: dict[tuple[int, str], str] = {}
         for told in self.history():
             version = int(told.version)
-            if version < newest.get(told.uid, 0):
+            if told.how == "gone":
+                # No state, but an end: it names the last state that was stored, which a kill may have left behind.
+                if told.version not in versions.get(told.uid, ()):
+                    wrong.append(f"an end at a version that was never told: {told}")
+            elif version < newest.get(told.uid, 0):
                 wrong.append(f"older than what was told: {told}, after {newest[told.uid]}")
+            versions.setdefault(told.uid, set()).add(told.version)
             newest[told.uid] = max(version, newest.get(told.uid, 0))
             if told.uid in ended and told.verb != "delete":
                 wrong.append(f"after its end: {told}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 
 import pytest
@@ -141,6 +142,35 @@ async def test_a_410_on_a_continue_page_is_one_unpaged_list(without_cache: ApiSe
     assert asked[2] == {}
     assert reflector.restarts == {"expired": 1}
     await owner.close()
+
+
+async def test_an_etcd_restored_from_a_backup_is_the_truth(private: ApiServer, owner: Actor) -> None:
+    await owner.configmap("kept", n="backed up")
+    await asyncio.to_thread(private.stop)
+    backup = private.folder / "backup"
+    await asyncio.to_thread(shutil.copytree, private.folder / "etcd", backup)
+    await asyncio.to_thread(private.restart)
+    watch = Watch("configmaps", namespace=owner.namespace, kubeconfig=str(private.kubeconfig))
+    # A watch from a version that the server has not reached is accepted, and silent until it ends.
+    timing = Timing(watch=(2.0, 3.0), grace=5.0, at_once=0.5, backoff=(0.05, 0.4))
+    async with Watching(watch, timing=timing) as seen:
+        await seen.until(told("kept", "add"))
+        # More history than the restored server will have when it is asked, whatever it writes by itself.
+        for n in range(400):
+            await owner.patch("configmaps", "kept", {"data": {"n": str(n)}})
+        await owner.configmap("lost")
+        await seen.until(told("lost", "add"))
+        newest = (await owner.get("configmaps", "kept"))["metadata"]["resourceVersion"]
+        await asyncio.to_thread(private.kill)
+        await asyncio.to_thread(shutil.rmtree, private.folder / "etcd")
+        await asyncio.to_thread(shutil.copytree, backup, private.folder / "etcd")
+        await asyncio.to_thread(private.restart)
+        await seen.until(told("lost", "add", "delete"), seconds=60)
+        await eventually(lambda: seen.source.progress().connected)
+        assert seen.source.restarts["too_large_version"]
+    last = [event for event in seen.events if event["name"] == "kept"][-1]
+    assert last.data["data"] == {"n": "backed up"}
+    assert int(last.data["metadata"]["resourceVersion"]) < int(newest)
 
 
 async def test_a_half_open_connection_is_noticed_at_the_deadline_and_resumed(private: ApiServer, owner: Actor) -> None:
