@@ -26,6 +26,7 @@ class HttpSource(Source):
 @dataclass
 class KafkaSource(Source):
     rebalances: int = 0
+    poll_age: float = 0.0
 
 
 @dataclass

@@ -13,7 +13,7 @@ from headrace.engine.source import Progress
 from headrace.http.server import Server
 from headrace.observe.admin import Admin
 from tests.http.answering import Reply, read_reply, request
-from tests.observe.state import Handler, Runtime, Source
+from tests.observe.state import Handler, KafkaSource, Runtime, Source
 
 
 class Port:
@@ -66,6 +66,16 @@ async def test_a_started_app_with_connected_sources_is_ready() -> None:
         assert body["handlers"]["bill"]["sources"] == [
             {"name": "nats:order.created", "connected": True, "owner": True, "lag_events": 3}
         ]
+
+
+async def test_what_a_consumer_group_tells_is_shown_with_its_source() -> None:
+    lagging = KafkaSource(
+        "kafka:order.created", Progress(connected=True, lag_seconds=1.23456), rebalances=4, poll_age=0.5
+    )
+    async with admin_port(Runtime(Handler("bill", lagging))) as port:
+        _, body = await port.probe("/readyz")
+        (source,) = body["handlers"]["bill"]["sources"]
+        assert source | {"lag_seconds": 1.235, "rebalances": 4, "poll_age_seconds": 0.5} == source
 
 
 async def test_a_lost_connection_makes_it_unready_and_leaves_it_alive() -> None:

@@ -30,6 +30,7 @@ DOCUMENTED = {
     "headrace_source_lag_seconds": {"source"},
     "headrace_source_connected": {"source"},
     "headrace_source_reconnects_total": {"source"},
+    "headrace_source_poll_age_seconds": {"source"},
     "headrace_rebalances_total": {"source"},
     "headrace_watch_restarts_total": {"resource", "reason"},
     "headrace_dlq_events": {"handler"},

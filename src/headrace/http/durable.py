@@ -56,7 +56,7 @@ class DurableSource:
         self._sink = broker.sink(channel)
         self.keeps_order = self.channel.keeps_order
         self.extend_every = self.channel.extend_every
-        # What only some channels have: the record key as the lane's key (Kafka), and their count of rebalances.
+        # What only some channels have: the record key as the lane's key (Kafka), their count of rebalances, the age of their last poll.
         self.default_key = getattr(self.channel, "default_key", None)
         self._items = binding.prefetch.items + binding.concurrency
         self._bytes = binding.prefetch.bytes
@@ -99,6 +99,11 @@ class DurableSource:
     def rebalances(self) -> int | None:
         """How often the channel's partitions were handed out anew; ``None`` where it has none."""
         return getattr(self.channel, "rebalances", None)
+
+    @property
+    def poll_age(self) -> float | None:
+        """Seconds since the channel's client last polled; ``None`` where it does not poll."""
+        return getattr(self.channel, "poll_age", None)
 
     # The request's side.
 

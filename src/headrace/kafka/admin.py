@@ -69,6 +69,10 @@ class Admin:
         finally:
             client.poll(0)
 
+    def names(self) -> list[str]:
+        """Every topic that this user may see."""
+        return sorted(self.client.list_topics(timeout=self._timeout).topics)
+
     def topics(self, names: Sequence[str]) -> dict[str, TopicFacts | None]:
         """The facts of each topic; ``None`` for one that does not exist."""
         from confluent_kafka import KafkaException, TopicCollection

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.broker import Binding, Finding
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.engine.dead_letters import DeadLetter, DeadLetterStore
     from headrace.engine.sink import Sink
     from headrace.engine.source import Declaration, Source
+    from headrace.event import Event
     from headrace.kafka.topic import Topic
 
 __all__ = ["KafkaBroker", "create"]
@@ -253,6 +254,13 @@ class KafkaBroker:
         await self.open()
         channels = [(source, binding) for source, binding in bindings if isinstance(source, str)]
         return await asyncio.to_thread(inspect, self.admin, self.app, channels)
+
+    def tail(self, channels: Sequence[str]) -> AsyncIterator[tuple[str, Event]]:
+        """Channel and event of what comes from now on, of all channels where none is named; see `headrace.kafka.tail`."""
+        from headrace.kafka.tail import follow
+
+        config = consumer_options(self.connection, {}, group="headrace-tail") | {"auto.offset.reset": "latest"}
+        return follow(self.admin, config, channels)
 
     async def close(self) -> None:
         """Wait for outstanding publishes, some seconds at most."""

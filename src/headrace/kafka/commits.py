@@ -7,12 +7,14 @@ stand in its queue behind thousands of messages.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from headrace.errors import ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Where
+from headrace.kafka.committing import EVERY, METADATA_TOO_LARGE, Commit, commit_all
 from headrace.kafka.completed import LIMIT, encode
 from headrace.kafka.faults import code_of, text_of
 from headrace.kafka.group import Group
@@ -22,13 +24,12 @@ __all__ = ["Commits"]
 
 log = logging.getLogger("headrace.kafka")
 
-_METADATA_TOO_LARGE: Final = 12
 #: Below this there is no room for a map, and nothing smaller is tried.
 _LEAST_METADATA: Final = 200
 #: Seconds after which a flush reports that the broker has not confirmed yet; commits go on being tried.
 _FLUSH_LIMIT: Final = 5.0
-#: Stands for all partitions of a commit in its errors.
-_ALL: Final[Where] = ("", -1)
+#: Seconds for the last commit of a source that closes: a join under way holds it up.
+_LAST_LIMIT: Final = 8.0
 
 
 class Commits:
@@ -72,6 +73,41 @@ class Commits:
                 f"{self._name}: the broker has not confirmed the commits of {_FLUSH_LIMIT:g} s"
             ) from None
 
+    async def say_last(self) -> Sequence[Commit]:
+        """After `close`, when nothing runs any more: commit every partition for good. What was confirmed in time."""
+        assert self.group is not None
+        left = {partition.key: (partition, self.last_text(partition)) for partition in self._partitions.values()}
+        said: list[Commit] = []
+        why = "no answer"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_LIMIT):
+                while left:
+                    errors = await self._ask(list(left.values()))
+                    done = [where for where in left if where not in errors and EVERY not in errors]
+                    said.extend(left.pop(where)[1] for where in done)
+                    if not left or self.group.ended:
+                        break
+                    why = text_of(next(iter(errors.values())))
+                    await asyncio.sleep(0.05)
+        if left:
+            log.warning("%s: the last completions of %d partitions were not committed: %s", self._name, len(left), why)
+        return said
+
+    async def _ask(self, commits: Sequence[tuple[Partition, Commit]]) -> dict[Where, Any]:
+        """Have the poll thread commit these, but for partitions that went to another member meanwhile: their last word was
+        said, and the successor's commit must not be overwritten. Errors by partition."""
+        group = self.group
+        assert group is not None
+
+        def commit(consumer: Any) -> dict[Where, Any]:
+            ours = [text for partition, text in commits if group.assigned.get(partition.key) is partition]
+            return commit_all(consumer, ours) if ours else {}
+
+        try:
+            return await asyncio.wrap_future(group.call(commit))
+        except HeadraceError as error:
+            return {EVERY: error}
+
     async def close(self) -> None:
         """Make no more commits."""
         self._closed = True
@@ -100,36 +136,37 @@ class Commits:
     async def _once(self) -> bool:
         """One commit of every partition that changed. ``False``: something of it is to be tried again."""
         batch: list[tuple[Partition, int]] = []
-        texts: list[tuple[str, int, int, str]] = []
+        commits: list[tuple[Partition, Commit]] = []
         for partition in self._partitions.values():
             if partition.dirty or (partition.blocked and partition.why == "commit"):
                 reached = partition.look_ahead()
                 partition.dirty = False
                 batch.append((partition, reached))
-                texts.append(self.text(partition, reached))
+                commits.append((partition, self.text(partition, reached)))
         if not batch:
             return True
-        assert self.group is not None
-        try:
-            errors = await asyncio.wrap_future(self.group.call(lambda consumer: _commit(consumer, texts)))
-        except HeadraceError as error:
-            errors = {_ALL: error}
+        errors = await self._ask(commits)
         good = True
         for partition, reached in batch:
-            trouble = errors.get(partition.key, errors.get(_ALL))
+            trouble = errors.get(partition.key, errors.get(EVERY))
             if trouble is None:
                 partition.reached = max(partition.reached, reached)
                 partition.relimit()
                 continue
             partition.dirty = True
             good = False
-            if code_of(trouble) == _METADATA_TOO_LARGE and self.metadata_limit > _LEAST_METADATA:
+            if code_of(trouble) == METADATA_TOO_LARGE and self.metadata_limit > _LEAST_METADATA:
                 self._shrink()
             else:
                 log.info("%s: commit of partition %d: %s", self._name, partition.number, text_of(trouble))
         return good
 
-    def text(self, partition: Partition, reached: int = 0) -> tuple[str, int, int, str]:
+    def last_text(self, partition: Partition) -> Commit:
+        """What to commit where nothing runs any more: the successor's suspects are only those that this owner was left and
+        has not met."""
+        return self.text(partition, partition.suspects)
+
+    def text(self, partition: Partition, reached: int) -> Commit:
         """Topic, partition, offset and metadata of a commit of this moment."""
         record = partition.offsets.record(partition.topic_id, partition.partitions, reached)
         return partition.topic, partition.number, record.base, encode(record, limit=self.metadata_limit)
@@ -151,24 +188,6 @@ class Commits:
         partition.paused = paused
         if self.group is not None:
             self.group.call(lambda consumer: _pause(consumer, partition, paused))
-
-
-def _commit(consumer: Any, texts: list[tuple[str, int, int, str]]) -> dict[Where, Any]:
-    """On the poll thread: errors by partition."""
-    from confluent_kafka import KafkaException, TopicPartition
-
-    try:
-        answers = consumer.commit(offsets=[TopicPartition(*text) for text in texts], asynchronous=False)
-    except KafkaException as error:
-        if code_of(error) != _METADATA_TOO_LARGE or len(texts) == 1:
-            return {_ALL: error}
-    else:
-        return {(tp.topic, tp.partition): tp.error for tp in answers or () if tp.error is not None}
-    # One oversized partition fails the call, though the others were committed: tell them apart.
-    errors: dict[Where, Any] = {}
-    for text in texts:
-        errors.update({text[:2]: error for error in _commit(consumer, [text]).values()})
-    return errors
 
 
 def _pause(consumer: Any, partition: Partition, paused: bool) -> None:

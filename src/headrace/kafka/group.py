@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
 from headrace.kafka.admin import EARLIEST, Admin, Where
+from headrace.kafka.committing import EVERY, Commit, commit_all, may_commit_later
 from headrace.kafka.faults import code_of, fatal_for_consumer, is_fatal, is_missing_topic, text_of
 from headrace.kafka.partition import Partition
 from headrace.kafka.start import Start, find_start
@@ -27,13 +28,17 @@ from headrace.kafka.start import Start, find_start
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["GRACE", "Assigned", "Failed", "Group", "Item", "Revocation", "Told"]
+__all__ = ["GRACE", "Assigned", "Ended", "Failed", "Group", "Item", "Revocation", "Told"]
 
 log = logging.getLogger("headrace.kafka")
 T = TypeVar("T")
 
 #: Seconds that attempts of revoked partitions get before they are cancelled, uncounted.
 GRACE: Final = 10.0
+#: Seconds in which the last commit of revoked partitions is tried again: the coordinator moves, or another rebalance begins.
+_LAST_COMMIT: Final = 3.0
+#: Seconds that leaving waits for a join under way.
+_JOIN_LIMIT: Final = 8.0
 #: Seconds without room after which partitions are paused; seconds between polls of a paused consumer.
 _PATIENCE: Final = 1.0
 _PAUSED_POLL: Final = 0.2
@@ -46,6 +51,7 @@ _BATCH: Final = 2000
 _OFFSET_OUT_OF_RANGE: Final = (-140, 1)  # _AUTO_OFFSET_RESET, OFFSET_OUT_OF_RANGE
 _ALL_BROKERS_DOWN: Final = -187
 _MAX_POLL_EXCEEDED: Final = -147
+_PARTITION_END: Final = -191
 
 
 class Assigned:
@@ -60,8 +66,7 @@ class Assigned:
 class Revocation:
     """Crosses to the loop: these partitions go to another member (``lost``: they have gone already).
 
-    The loop calls `settled` with what is to be committed as the last word on each partition: (topic, partition, offset,
-    metadata).
+    The loop calls `settled` with what is to be committed as the last word on each partition.
     """
 
     __slots__ = ("_event", "commits", "lost", "wheres")
@@ -69,10 +74,10 @@ class Revocation:
     def __init__(self, wheres: Sequence[Where], *, lost: bool) -> None:
         self.wheres = wheres
         self.lost = lost
-        self.commits: list[tuple[str, int, int, str]] = []
+        self.commits: list[Commit] = []
         self._event = threading.Event()
 
-    def settled(self, commits: list[tuple[str, int, int, str]]) -> None:
+    def settled(self, commits: list[Commit]) -> None:
         """Called by the loop when nothing of these partitions runs any more."""
         self.commits = commits
         self._event.set()
@@ -80,6 +85,16 @@ class Revocation:
     def wait(self, seconds: float) -> bool:
         """Called by the poll thread."""
         return self._event.wait(seconds)
+
+
+class Ended:
+    """Crosses to the loop: the log of a partition has been read to its end, which is this offset."""
+
+    __slots__ = ("offset", "where")
+
+    def __init__(self, where: Where, offset: int) -> None:
+        self.where = where
+        self.offset = offset
 
 
 class Failed:
@@ -101,7 +116,7 @@ class Told:
 
 
 #: What crosses to the loop, in order; a list is a batch of messages.
-Item = list[Any] | Assigned | Revocation | Failed | Told
+Item = list[Any] | Assigned | Revocation | Ended | Failed | Told
 
 
 class Group:
@@ -132,6 +147,9 @@ class Group:
         self.rebalances = 0
         self.rebuilds = 0
         self.connected = False
+        #: No broker could be reached when the client last told.
+        self._down = False
+        self._joined = False
         self.polled = time.monotonic()
         self.crossed = 0
         self.crossed_bytes = 0
@@ -150,12 +168,15 @@ class Group:
         self._eager = "cooperative" not in self._config.get("partition.assignment.strategy", "cooperative")
         self._space = threading.Event()
         self._closing = False
+        #: The thread has ended; calls are refused.
+        self.ended = False
         self._rebuild = False
         self._paused = False
         self._full_since = 0.0
         self._active = self._looked = 0.0
         #: The next offset of each partition's log, a second old at most.
         self.ends: dict[Where, int] = {}
+        self._read_out: list[Ended] = []
         self._gone_in_call: set[Where] = set()
         self._seen: dict[str, float] = {}
         self._thread: threading.Thread | None = None
@@ -191,6 +212,8 @@ class Group:
         future: Future[T] = Future()
         self._calls.append((function, future))
         self._space.set()
+        if self.ended:
+            self._serve()
         return future
 
     def took(self, items: int, size: int) -> None:
@@ -221,13 +244,18 @@ class Group:
             log.exception("the poll thread of %s ended", self.name)
             self._post(Failed(HeadraceError(f"{self.name}: the Kafka consumer ended: {text_of(error)}")))
         finally:
+            self._say_farewell()
             self._close()
+            self.ended = True
             self._serve()
 
     def _serve(self) -> None:
         """Make the calls that the loop asked for."""
-        while self._calls:
-            function, future = self._calls.popleft()
+        while True:
+            try:
+                function, future = self._calls.popleft()
+            except IndexError:
+                return
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -240,6 +268,7 @@ class Group:
                 future.set_result(result)
 
     def _make(self) -> Any:
+        self._joined = False
         from confluent_kafka import Consumer, KafkaException
 
         try:
@@ -335,9 +364,14 @@ class Group:
             size += len(message)
         if good:
             self.connected = True
+            self._down = False
             self.crossed += len(good)
             self.crossed_bytes += size
             self._post(good)
+        if self._read_out:
+            ended, self._read_out = self._read_out, []
+            for item in ended:
+                self._post(item)
 
     def _is_good(self, message: Any) -> bool:
         error = message.error()
@@ -355,6 +389,9 @@ class Group:
         fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
         if fatal is not None:
             raise fatal
+        if code == _PARTITION_END:
+            self._note_end(message)
+            return
         if is_fatal(error):
             self._rebuild = True
         if is_missing_topic(error):
@@ -364,6 +401,10 @@ class Group:
         else:
             log.info("%s: %s", self.name, text_of(error))
 
+    def _note_end(self, message: Any) -> None:
+        """Once what came before has crossed, the loop learns that this was all."""
+        self._read_out.append(Ended((message.topic(), message.partition()), message.offset()))
+
     def _on_error(self, error: Any) -> None:
         code = code_of(error)
         fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
@@ -371,6 +412,7 @@ class Group:
             self._post(Failed(fatal))
         elif code == _ALL_BROKERS_DOWN:
             self.connected = False
+            self._down = True
         elif is_fatal(error):
             self._rebuild = True
         else:
@@ -399,6 +441,8 @@ class Group:
     def _on_assign(self, consumer: Any, tps: list[Any]) -> None:
         self.rebalances += 1
         self.connected = True
+        self._joined = True
+        self._down = False
         partitions: list[Partition] = []
         pause = 0.05
         while tps and not self._closing:
@@ -463,7 +507,6 @@ class Group:
 
         What was read before goes on; only where to read from is found anew.
         """
-        from confluent_kafka import TopicPartition
 
         topic, number = where
         old = self.assigned.get(where)
@@ -478,12 +521,25 @@ class Group:
                 "retention before they were read"
             )
             old.expired += missed
-            self.consumer.seek(TopicPartition(topic, number, low))
+            self._read_from(topic, number, low)
             return
         (partition,) = self._starts(self.consumer, [where])
         self.assigned[where] = partition
-        self.consumer.seek(TopicPartition(topic, number, partition.offsets.watermark()))
+        self._read_from(topic, number, partition.offsets.watermark())
         self._post(Assigned([partition]))
+
+    def _read_from(self, topic: str, number: int, offset: int) -> None:
+        """Go to an offset. A partition that the client has given up reading cannot be sought in: it is assigned anew."""
+        from confluent_kafka import TopicPartition
+
+        place = TopicPartition(topic, number, offset)
+        if not self._eager:
+            self.consumer.incremental_unassign([place])
+            self.consumer.incremental_assign([place])
+            return
+        others = [where for where in self.assigned if where != (topic, number)]
+        positions = [TopicPartition(*where, self._position(where)) for where in others]
+        self.consumer.assign([*positions, place])
 
     def _position(self, where: Where) -> int:
         """The offset that is read next."""
@@ -521,20 +577,19 @@ class Group:
         else:
             consumer.incremental_unassign(tps)
 
-    def _commit_last(self, consumer: Any, commits: list[tuple[str, int, int, str]]) -> None:
+    def _commit_last(self, consumer: Any, commits: Sequence[Commit]) -> None:
         """The last word on partitions that go to another member; what it does not reach is handled again there."""
-        from confluent_kafka import KafkaException, TopicPartition
-
-        if not commits:
-            return
-        try:
-            answers = consumer.commit(offsets=[TopicPartition(*commit) for commit in commits], asynchronous=False)
-        except KafkaException as error:
-            log.warning("%s: the last commit of revoked partitions failed: %s", self.name, text_of(error))
-            return
-        for answer in answers or ():
-            if answer.error is not None:
-                log.warning("%s: the last commit of %s: %s", self.name, answer, answer.error)
+        end = time.monotonic() + _LAST_COMMIT
+        while commits:
+            errors = commit_all(consumer, commits)
+            commits = [commit for commit in commits if commit[:2] in errors or EVERY in errors]
+            if not commits:
+                return
+            why = next(iter(errors.values()))
+            if not may_commit_later(why) or time.monotonic() > end:
+                log.warning("%s: the last commit of %d partitions failed: %s", self.name, len(commits), text_of(why))
+                return
+            time.sleep(0.05)
 
     # Ending and beginning again
 
@@ -548,6 +603,30 @@ class Group:
         if left:
             self._leave(left, lost=True)
         self.consumer = self._make()
+
+    def _say_farewell(self) -> None:
+        """Cases in which closing a librdkafka consumer would not take the member out of its group, which would then wait for
+        it at the rebalance that is under way, or at the next, until the session times out.
+
+        While a join is under way: the broker answers the requests of a connection in turn, and a join only when all members
+        have come; behind it the farewell is given up after some seconds. So a first join is waited for, and a question to
+        the coordinator waits for a later one. Without partitions a classic member that is closed sends no farewell; one that
+        unsubscribes before does.
+        """
+        from confluent_kafka import KafkaException, TopicPartition
+
+        if self.consumer is None or self._down or not self._closing:
+            return
+        end = time.monotonic() + _JOIN_LIMIT
+        while not self._joined and time.monotonic() < end:
+            self.consumer.poll(0.05)
+        try:
+            left = max(0.1, end - time.monotonic())
+            self.consumer.committed([TopicPartition(self._topics[0], 0)], timeout=left)
+            if not self.assigned:
+                self.consumer.unsubscribe()
+        except KafkaException as error:
+            log.debug("%s: leaving without the coordinator's answer: %s", self.name, text_of(error))
 
     def _close(self) -> None:
         consumer = self.consumer

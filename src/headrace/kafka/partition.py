@@ -10,7 +10,7 @@ from headrace.engine.delivery import Delivery, Original
 from headrace.kafka.completed import NO_TOPIC_ID
 from headrace.kafka.offsets import Offsets
 
-__all__ = ["KafkaDelivery", "Partition"]
+__all__ = ["KafkaDelivery", "Partition", "source_uri"]
 
 #: Offsets beyond those handed over that a commit announces, at first and at most. See `Record.reached`.
 _WINDOW: Final = 1024
@@ -51,6 +51,12 @@ class KafkaDelivery(Delivery):
         return Original(headers, self.message.value())
 
 
+def source_uri(topic: str, topic_id: str) -> str:
+    """The source of plain records. It names the incarnation, so that a recreated topic's records are no duplicates; never a
+    server."""
+    return f"kafka:{topic}" if topic_id == NO_TOPIC_ID else f"kafka:{topic}/{topic_id}"
+
+
 class Partition:
     """Everything about one partition between its assignment and its revocation.
 
@@ -65,6 +71,7 @@ class Partition:
             which limit.
         reached: what the last confirmed commit announced; ``window``: by how much the next one looks ahead.
         dirty: something was settled since the last commit was made.
+        tail: the offset after the last record and the end of the log, when it was last read to its end.
         expired: records that retention removed before they were read.
     """
 
@@ -86,6 +93,7 @@ class Partition:
         "reached",
         "source_uri",
         "suspects",
+        "tail",
         "topic",
         "topic_id",
         "waiting",
@@ -123,11 +131,11 @@ class Partition:
         self.gone = False
         self.dirty = True
         self.expired = expired
+        self.tail = (0, 0)
         #: The last record that was handed over.
         self.last: Any = None
         self.lane = f"{topic}/{number}/" if several_topics else f"{number}/"
-        #: Names the incarnation, so that a recreated topic's records are no duplicates; never a server.
-        self.source_uri = f"kafka:{topic}" if topic_id == NO_TOPIC_ID else f"kafka:{topic}/{topic_id}"
+        self.source_uri = source_uri(topic, topic_id)
         self._handed = offsets.next
         self.relimit()
 
@@ -151,6 +159,13 @@ class Partition:
         elif handed * 16 < self.window:
             self.window = max(self.window // 2, _WINDOW)
         return self.offsets.next + self.window
+
+    def behind(self, end: int) -> int:
+        """How many records up to ``end``, an end of the log, are not done; gaps count where it is not known better."""
+        after_last, known_end = self.tail
+        if end <= known_end:
+            end = min(end, after_last)
+        return max(0, max(end, self.offsets.next) - self.offsets.watermark())
 
     def oldest(self) -> int:
         """Milliseconds since the epoch of the oldest record that is not done, as far as it is known; 0 where it is not."""

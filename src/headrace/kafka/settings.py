@@ -85,6 +85,8 @@ _CONSUMER_DEFAULTS: Final = {
     # An offset out of range is looked into (recreated, expired, reset), never jumped from.
     "auto.offset.reset": "error",
     "isolation.level": "read_committed",
+    # Markers of transactions and gaps at the end of a log are told from lag by it.
+    "enable.partition.eof": "true",
     # The default of 1000 caps a consumer at a fifth of its speed: it pauses that long once its queue was full.
     "fetch.queue.backoff.ms": "10",
     # As fast as the defaults of 100,000 messages and 64 MiB, at a fourth of the memory.
@@ -231,6 +233,10 @@ def consumer_options(connection: Connection, extra: Mapping[str, str], *, group:
             given.pop(name, None)
     else:
         config["partition.assignment.strategy"] = "cooperative-sticky"
+        # Members learn of a rebalance by their heartbeats: at the default of three seconds each step of one takes as long.
+        config["heartbeat.interval.ms"] = "1000"
+        # A member that was killed is missed after this, not after 45 seconds: its partitions stand still meanwhile.
+        config["session.timeout.ms"] = "15000"
     config.update((name, value) for name, value in given.items() if name not in _OURS)
     return config
 

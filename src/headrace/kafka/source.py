@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from headrace.cloudevents.kafka import read
@@ -22,7 +22,8 @@ from headrace.errors import HeadraceError, InvalidEvent
 from headrace.event import Event
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.commits import Commits
-from headrace.kafka.group import GRACE, Assigned, Failed, Group, Revocation, Told
+from headrace.kafka.committing import Commit
+from headrace.kafka.group import GRACE, Assigned, Ended, Failed, Group, Revocation, Told
 from headrace.kafka.partition import KafkaDelivery, Partition
 from headrace.kafka.plain import plain_event
 from headrace.kafka.start import Start
@@ -39,6 +40,8 @@ _BUFFER_FACTOR: Final = 8
 _HYSTERESIS: Final = 256
 #: Bytes that a record costs beside its value.
 _OVERHEAD: Final = 400
+#: Seconds without a poll after which health says so.
+_LATE_POLL: Final = 10.0
 #: Seconds that closing waits for the group to be left.
 _LEAVING: Final = GRACE + 8.0
 
@@ -87,6 +90,8 @@ class KafkaSource:
         self._waiter: asyncio.Future[None] | None = None
         self._revoking: dict[Revocation, tuple[list[Partition], asyncio.TimerHandle]] = {}
         self._closed = False
+        self._quiet: asyncio.Future[None] | None = None
+        self._said: Sequence[Commit] = ()
         self._told = ""
         self._last_message = 0.0
         self._expired = 0
@@ -122,6 +127,7 @@ class KafkaSource:
             self._watch.close()
         await self._commits.close()
         if self._group is not None:
+            await self._settle_all()
             self._group.request_close()
             if not await asyncio.to_thread(self._group.join, _LEAVING):
                 log.warning(
@@ -129,6 +135,19 @@ class KafkaSource:
                 )
             self._drain()
         await self._finish()
+
+    async def _settle_all(self) -> None:
+        """End what runs and commit the last word on every partition, as a member that polls on: during a rebalance the group
+        refuses commits for a while, and one that leaves has no time to try again."""
+        self._void_unbegun(self._partitions.values(), "its partition is given back")
+        loop = asyncio.get_running_loop()
+        end = loop.time() + GRACE
+        while any(partition.open for partition in self._partitions.values()) and loop.time() < end:
+            self._quiet = loop.create_future()
+            await asyncio.wait([self._quiet], timeout=end - loop.time())
+        for partition in self._partitions.values():
+            self._void_open(partition, "its partition is given back and the attempt did not end in time")
+        self._said = await self._commits.say_last()
 
     # What the poll thread sends
 
@@ -146,6 +165,8 @@ class KafkaSource:
                 self._take(item.partitions)
             elif isinstance(item, Revocation):
                 self._give_up(item)
+            elif isinstance(item, Ended):
+                self._note_end(item)
             elif isinstance(item, Failed):
                 self._failure = item.error
             elif isinstance(item, Told):
@@ -153,6 +174,17 @@ class KafkaSource:
             # Removed last: while it is in the inbox the poll thread sends no second wake-up.
             inbox.popleft()
         self._wake_fetch()
+
+    def _note_end(self, end: Ended) -> None:
+        """What lies between the last record and the end of the log are markers and gaps: no lag."""
+        partition = self._partitions.get(end.where)
+        if partition is None:
+            return
+        last = partition.waiting[-1] if partition.waiting else None
+        if last is None:
+            found = (m for m in reversed(self._buffer) if (m.topic(), m.partition()) == end.where)
+            last = next(found, None)
+        partition.tail = (partition.offsets.next if last is None else last.offset() + 1, end.offset)
 
     def _wake_fetch(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -165,7 +197,6 @@ class KafkaSource:
                 self._detach(old)
             partition.offsets.limit(self._commits.metadata_limit)
             self._partitions[partition.key] = partition
-            self._expired += partition.expired
             log.info("%s: partition %d from offset %d", self.name, partition.number, partition.offsets.next)
         self._commits.soon()
 
@@ -180,6 +211,7 @@ class KafkaSource:
         old.waiting.extend(read)
         old.gone = True
         old.limit = 1 << 63
+        self._expired += old.expired
         self._detached.append(old)
 
     def _forget_waiting(self, partition: Partition) -> None:
@@ -205,11 +237,11 @@ class KafkaSource:
         reason = "its partition was lost" if revocation.lost else "its partition was revoked"
         for partition in partitions:
             partition.gone = True
+            self._expired += partition.expired
             self._forget_waiting(partition)
-            for token, delivery in list(partition.open.items()):
-                if revocation.lost or not delivery.under_way:
-                    del partition.open[token]
-                    delivery.void(reason)
+            if revocation.lost:
+                self._void_open(partition, reason)
+        self._void_unbegun(partitions, reason)
         if revocation.lost or not any(partition.open for partition in partitions):
             self._settle_revocation(revocation, partitions)
             return
@@ -218,10 +250,22 @@ class KafkaSource:
 
     def _end_grace(self, revocation: Revocation) -> None:
         for partition in self._revoking[revocation][0]:
-            for delivery in list(partition.open.values()):
-                delivery.void("its partition was revoked and the attempt did not end in time")
-            partition.open.clear()
+            self._void_open(partition, "its partition was revoked and the attempt did not end in time")
         self._look_at_revocations()
+
+    @staticmethod
+    def _void_unbegun(partitions: Iterable[Partition], reason: str) -> None:
+        for partition in partitions:
+            for token, delivery in list(partition.open.items()):
+                if not delivery.under_way:
+                    del partition.open[token]
+                    delivery.void(reason)
+
+    @staticmethod
+    def _void_open(partition: Partition, reason: str) -> None:
+        for delivery in list(partition.open.values()):
+            delivery.void(reason)
+        partition.open.clear()
 
     def _look_at_revocations(self) -> None:
         for revocation, (partitions, timer) in list(self._revoking.items()):
@@ -231,9 +275,8 @@ class KafkaSource:
                 self._settle_revocation(revocation, partitions)
 
     def _settle_revocation(self, revocation: Revocation, partitions: Sequence[Partition]) -> None:
-        # Nothing runs any more, so that the successor has no suspects: what was reached is what is done.
-        texts = [] if revocation.lost else [self._commits.text(partition) for partition in partitions]
-        revocation.settled(texts)
+        texts = [] if revocation.lost else [self._commits.last_text(partition) for partition in partitions]
+        revocation.settled([text for text in texts if text not in self._said])
 
     # Fetching
 
@@ -403,8 +446,11 @@ class KafkaSource:
         if outcome.kind != "hand_back":
             partition.offsets.complete(token)
             partition.dirty = True
-        if partition.gone and self._revoking and not partition.open:
-            self._look_at_revocations()
+        if not partition.open:
+            if self._quiet is not None and not self._quiet.done():
+                self._quiet.set_result(None)
+            if partition.gone and self._revoking:
+                self._look_at_revocations()
 
     def _bring_again(self, delivery: KafkaDelivery) -> None:
         self._again.append(delivery)
@@ -433,6 +479,8 @@ class KafkaSource:
                     f"partition {partition.number} of {partition.topic} waits: offset {partition.offsets.watermark()} "
                     "is not done, and the commit metadata can hold no more completions beyond it"
                 )
+        if self.poll_age > _LATE_POLL:
+            detail = f"the Kafka client has not been polled for {self.poll_age:.0f} s"
         if self._failure is not None:
             detail = str(self._failure)
         elif not group.connected and not detail:
@@ -443,7 +491,7 @@ class KafkaSource:
             lag_seconds=seconds,
             last_progress=self._last_message,
             reconnects=group.rebuilds,
-            expired=self._expired,
+            expired=self._expired + sum(partition.expired for partition in self._partitions.values()),
             detail=detail,
         )
 

@@ -88,6 +88,7 @@ class Watch:
 
         config = {name: value for name, value in self._config.items() if not name.startswith("group.")}
         config.pop("partition.assignment.strategy", None)
+        config.pop("enable.partition.eof", None)
         probe = Consumer({**config, "group.id": "headrace-watchdog", "logger": log})
         try:
             probe.assign([TopicPartition(topic, number, at) for (topic, number), at in behind.items()])
@@ -114,7 +115,7 @@ def lag(ends: Mapping[Where, int], partitions: Mapping[Where, Partition]) -> tup
         end = ends.get(where, -1)
         if end < 0:
             return None, None
-        behind = max(0, max(end, partition.offsets.next) - partition.offsets.watermark())
+        behind = partition.behind(end)
         events += behind
         stamp = partition.oldest() if behind else 0
         if stamp and (not oldest or stamp < oldest):

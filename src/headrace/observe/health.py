@@ -74,6 +74,13 @@ def _handler(handler: HandlerState) -> dict[str, Any]:
             source["owned_by"] = progress.owned_by
         if progress.lag_events is not None:
             source["lag_events"] = progress.lag_events
+        if progress.lag_seconds is not None:
+            source["lag_seconds"] = round(progress.lag_seconds, 3)
+        # What a source of a consumer group has beside.
+        for trait, shown_as in (("rebalances", "rebalances"), ("poll_age", "poll_age_seconds")):
+            value = getattr(subscription.source, trait, None)
+            if value is not None:
+                source[shown_as] = round(value, 3)
         if progress.expired:
             source["expired_unread"] = progress.expired
         if progress.detail:

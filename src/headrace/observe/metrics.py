@@ -120,6 +120,9 @@ class Collector:
         rebalances = getattr(source, "rebalances", None)
         if rebalances is not None:
             samples.counter("rebalances", rebalances, name)
+        poll_age = getattr(source, "poll_age", None)
+        if poll_age is not None:
+            samples.highest("source_poll_age_seconds", poll_age, name)
         for (resource, reason), count in getattr(source, "watch_restarts", {}).items():
             samples.counter("watch_restarts", count, resource, reason)
 

@@ -37,6 +37,7 @@ METRICS: Final = _named(
     Metric("source_lag_seconds", "gauge", ("source",), "Age of the oldest event that waits, where the source knows"),
     Metric("source_connected", "gauge", ("source",), "1 while the source is connected"),
     Metric("source_reconnects", "counter", ("source",), "Connections made anew after one was lost"),
+    Metric("source_poll_age_seconds", "gauge", ("source",), "Seconds since the source's client last polled its broker"),
     Metric("rebalances", "counter", ("source",), "Times that a source's partitions were handed out anew"),
     Metric("watch_restarts", "counter", ("resource", "reason"), "Watches begun anew"),
     Metric("dlq_events", "gauge", ("handler",), "Dead letters that wait for a decision"),

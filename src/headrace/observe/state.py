@@ -14,7 +14,8 @@ __all__ = ["Counts", "DeadLetterCounts", "HandlerState", "RequestState", "Runtim
 
 class SourceState(Protocol):
     """A source. Optional attributes, read where they exist: ``requests`` (`RequestState`), ``rebalances`` (how often
-    its partitions were handed out anew), ``watch_restarts`` (by resource and reason: how often a watch began anew)."""
+    its partitions were handed out anew), ``poll_age`` (seconds since its client last polled), ``watch_restarts`` (by
+    resource and reason: how often a watch began anew)."""
 
     name: str
 
