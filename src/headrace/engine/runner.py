@@ -27,6 +27,7 @@ from headrace.engine.failpoints import passing
 from headrace.engine.measures import HandlerMeasures
 from headrace.engine.outcomes import Outcomes
 from headrace.engine.parking import Parking
+from headrace.engine.signature import DataCall
 from headrace.engine.suspicion import Suspicion
 
 if TYPE_CHECKING:
@@ -217,6 +218,8 @@ class Runner:
         lanes = self.lanes
         duration = self.measures.duration
         counts, bounds = duration.counts, duration.bounds
+        quickest = bounds[0]
+        handled = self._handled
         threaded = not self.handler.signature.is_async
         deadline_of_slice = perf_counter() + SLICE
         while True:
@@ -236,8 +239,6 @@ class Runner:
                 continue
             delivery.attempt += 1
             delivery._calls = 0
-            slots.used += 1
-            self.inflight += 1
             context = base.copy()
             started = perf_counter()
             error: BaseException | None = None
@@ -256,14 +257,14 @@ class Runner:
                 else:
                     result, error = await self._suspended(delivery, context, waiting)
             ended = perf_counter()
-            slots.used -= 1
-            self.inflight -= 1
-            counts[bisect_left(bounds, ended - started)] += 1
-            duration.total += ended - started
-            if self._handled is not None and error is None:
-                self._handled(1)
-            if slots.waiting:
-                slots.waiting.popleft().wake()
+            seconds = ended - started
+            duration.total += seconds
+            if seconds <= quickest:
+                counts[0] += 1
+            else:
+                counts[bisect_left(bounds, seconds)] += 1
+            if handled is not None and error is None:
+                handled(1)
             if error is not None or delivery._cancel is not None:
                 outcomes.failures.failed(delivery, error)
             elif result is not None:
@@ -290,6 +291,7 @@ class Runner:
         """Carry on an attempt that waits for something, under its deadline; other lanes are walked meanwhile."""
         task = asyncio.current_task()
         assert task is not None
+        self._take_slot()
         self._walking -= 1
         if self.ready and not self._walking:
             self.wake()
@@ -307,6 +309,7 @@ class Runner:
             self.deadlines.remove(delivery)
             delivery._task = None
             self._walking += 1
+            self._give_slot_back()
             while delivery._cancel is not None and task.cancelling():
                 task.uncancel()
 
@@ -315,6 +318,7 @@ class Runner:
         if self._executor is None:
             self._executor = self.runtime.threads()
         call = self.handler.signature.call
+        self._take_slot()
         self._walking -= 1
         if len(self.ready) and not self._walking:
             self.wake()
@@ -330,6 +334,19 @@ class Runner:
         finally:
             self.deadlines.remove(delivery)
             self._walking += 1
+            self._give_slot_back()
+
+    def _take_slot(self) -> None:
+        """Only an attempt that suspends holds a slot: between two steps of the loop no other runs anyway."""
+        self._slots.used += 1
+        self.inflight += 1
+
+    def _give_slot_back(self) -> None:
+        slots = self._slots
+        slots.used -= 1
+        self.inflight -= 1
+        if slots.waiting:
+            slots.waiting.popleft().wake()
 
     def _expired(self, delivery: Delivery) -> None:
         if delivery._task is None:
@@ -399,12 +416,27 @@ def _first_step(call: Callable[[Delivery], Any]) -> Callable[[Delivery], Any]:
     """Start the handler's coroutine and run it up to where it first waits. ``StopIteration`` carries its result."""
     set_current = current.set
 
-    def first_step(delivery: Delivery) -> Any:
-        set_current(delivery)
-        delivery._run = coroutine = call(delivery)
-        return coroutine.send(None)
+    # The coroutine is kept only where it goes on: one that never waits is gone before the next one is made.
+    if isinstance(call, DataCall):
+        function = call.function
 
-    return first_step
+        def with_data(delivery: Delivery) -> Any:
+            set_current(delivery)
+            coroutine = function(delivery._data)
+            waiting = coroutine.send(None)
+            delivery._run = coroutine
+            return waiting
+
+        return with_data
+
+    def with_delivery(delivery: Delivery) -> Any:
+        set_current(delivery)
+        coroutine = call(delivery)
+        waiting = coroutine.send(None)
+        delivery._run = coroutine
+        return waiting
+
+    return with_delivery
 
 
 def _in_context(call: Callable[[Delivery], Any], delivery: Delivery) -> Any:

@@ -18,7 +18,7 @@ from headrace.engine.delivery import Delivery
 from headrace.errors import ConfigurationError, Reject
 from headrace.event import Event
 
-__all__ = ["Signature", "resolve"]
+__all__ = ["DataCall", "Signature", "resolve"]
 
 #: Outputs that one event may yield; they are collected before the first is published.
 OUTPUT_LIMIT = 10_000
@@ -29,6 +29,18 @@ TRANSACTIONS = {
     ("psycopg", "AsyncConnection"),
     ("psycopg.connection_async", "AsyncConnection"),
 }
+
+
+class DataCall:
+    """The commonest shape, a function of the decoded data alone. Who starts attempts may call ``function`` without this step."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, delivery: Delivery) -> Any:
+        return self.function(delivery._data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ def _caller(
     """The cheapest closure for the shape: most handlers take one or two positional parameters."""
     if not keyword:
         if positional == ["_data"]:
-            return lambda delivery: function(delivery._data)
+            return DataCall(function)
         if positional == ["event"]:
             return lambda delivery: function(delivery.event)
         if not positional:
