@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 SYNCED := $(VENV)/.synced
 BENCH_READY := $(BENCH)/.ready
 ARGS ?=
+# Most of a test's time is waiting for servers: more tests at a time than cores. Files stay whole; JOBS=0 runs them in one process.
+JOBS ?= 3
 
 .PHONY: help demo test test-long lint format bench servers venv bench-venv requirements clean
 
@@ -66,7 +68,7 @@ format: $(READY)
 
 # HEADRACE_TEST_STATUS, where set, names the file that gets pytest's own exit code: make's is always 2.
 test: lint
-	@status=0; $(PY) -m pytest $(ARGS) || status=$$?; \
+	@status=0; $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS) || status=$$?; \
 	if [ -n "$${HEADRACE_TEST_STATUS:-}" ]; then echo $$status > "$$HEADRACE_TEST_STATUS"; fi; \
 	exit $$status
 

@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.alone"]
 
 _FALSE = {"", "0", "false", "no"}
 _skips: Counter[str] = Counter()
