@@ -1,12 +1,16 @@
 """What importing and asking for help may load: held by module names, since times depend on the machine."""
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from headrace.cli.overview import COMMANDS
+from tests.cli.command import Command
 
 
 def loaded(code: str) -> set[str]:
@@ -46,3 +50,13 @@ def test_every_option_has_an_environment_variable() -> None:
     words = " ".join(done.stdout.split())
     for variable in ("HEADRACE_DLQ_REPLAY_RATE", "HEADRACE_DLQ_REPLAY_DRY_RUN", "HEADRACE_JSON", "HEADRACE_APP"):
         assert variable in words
+
+
+def test_a_sigterm_while_the_app_is_imported_ends_with_0(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "importing")
+    (tmp_path / "slow_app.py").write_text("open('importing', 'w').close()\nimport time\ntime.sleep(60)\n")
+    running = Command(tmp_path).start("run", "slow_app.py")
+    (tmp_path / "importing").read_text()  # returns when the worker has opened its end
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 0, errors

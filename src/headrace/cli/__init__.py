@@ -1,5 +1,6 @@
 """The command line. Its help comes without the machinery that parses commands, so that it is quick."""
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -12,6 +13,11 @@ def main() -> None:
 
         sys.stdout.write(overview())
         return
+    if sys.argv[1:2] == ["run"]:
+        # Until the supervisor listens to signals there is nothing to drain: an early SIGTERM ends with 0, too.
+        import signal
+
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     from headrace.cli.group import invoke
 
     sys.exit(invoke())

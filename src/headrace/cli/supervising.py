@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -142,12 +143,15 @@ class _Supervisor:
         lifeline, held = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal that comes before the child has handlers of its own waits until it has.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid == 0:
             for fd in (status, held, self._wakeup, *self._pipes()):
                 os.close(fd)
             place = Place(child.number, self._of, self._folder, dict(self._addresses), lifeline, reported)
             _be(child.task, place, restarted=child.crashes > 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(reported)
         os.close(lifeline)
         child.pid, child.status, child.lifeline = pid, status, held
@@ -237,8 +241,10 @@ class _Supervisor:
 def _be(task: Task, place: Place, *, restarted: bool) -> None:
     """The child's whole life; never returns."""
     signal.set_wakeup_fd(-1)
-    for number in (*_SIGNALS, signal.SIGCHLD):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, partial(_end_before_begun, place))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     # Ctrl-C reaches the supervisor alone, which passes it on once.
     os.setpgid(0, 0)
     _die_with_parent()
@@ -267,6 +273,12 @@ def _be(task: Task, place: Place, *, restarted: bool) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def _end_before_begun(place: Place, number: int, frame: FrameType | None) -> None:
+    """SIGTERM while the app is still being imported: nothing was begun, so that nothing is left to drain."""
+    place.report(exit=0)
+    os._exit(0)
 
 
 def _die_with_parent() -> None:

@@ -61,14 +61,18 @@ class Control:
         return self
 
     def _bind(self) -> socket.socket:
-        """A socket that was never open to others, not even for a moment."""
+        """A socket that was never open to others, and that listens before it has its name: a client takes a socket that
+        refuses it for one that a dead process left."""
         FOLDER.mkdir(exist_ok=True)
+        unnamed = self._path.with_suffix(".binding")
         with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()  # of a process that died with our pid
+            unnamed.unlink()  # of a process that died with our pid
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
-            listening.bind(str(self._path))
+            listening.bind(str(unnamed))
+            listening.listen()
+            unnamed.rename(self._path)
         except OSError:
             listening.close()
             raise
