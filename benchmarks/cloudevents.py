@@ -45,6 +45,7 @@ HTTP_BYTES = [(name.encode(), value.encode()) for name, value in HTTP_HEADERS]
 KAFKA_HEADERS = [(f"ce_{name}", value.encode()) for name, value in ATTRIBUTES.items()] + [
     ("content-type", b"application/json")
 ]
+HTTP_STRUCTURED = [(b"content-type", b"application/cloudevents+json")]
 NATS_HEADERS = [(f"ce-{name}", value) for name, value in ATTRIBUTES.items()] + [
     ("ce-datacontenttype", "application/json")
 ]
@@ -80,11 +81,26 @@ def rows() -> list[tuple[str, Callable[[], Any], Callable[[], Any] | None]]:
             lambda: typed(json.decode(STRUCTURED)),
             lambda: sdk_http.from_structured_event(sdk_structured).get_data(),
         ),
+        (
+            "structured JSON, from_json() and data_as()",
+            lambda: Event.from_json(STRUCTURED).data_as(Order),
+            lambda: sdk_http.from_structured_event(sdk_structured).get_data(),
+        ),
+        (
+            "structured JSON over HTTP, http.decode()",
+            lambda: http.decode(HTTP_STRUCTURED, STRUCTURED),
+            lambda: sdk_http.from_http_event(sdk_structured),
+        ),
         ("structured JSON, attributes only", lambda: json.decode(STRUCTURED), None),
         (
             "HTTP binary",
             lambda: http.decode_binary(HTTP_BYTES, BODY),
             lambda: sdk_http.from_binary_event(sdk_binary),
+        ),
+        (
+            "HTTP binary, http.decode()",
+            lambda: http.decode(HTTP_BYTES, BODY),
+            lambda: sdk_http.from_http_event(sdk_binary),
         ),
         (
             "HTTP binary to a typed argument",
@@ -97,11 +113,17 @@ def rows() -> list[tuple[str, Callable[[], Any], Callable[[], Any] | None]]:
             lambda: sdk_kafka.from_binary_event(sdk_record),
         ),
         (
+            "Kafka binary, kafka.decode()",
+            lambda: kafka.decode(KAFKA_HEADERS, BODY),
+            lambda: sdk_kafka.from_kafka_event(sdk_record),
+        ),
+        (
             "Kafka binary to a typed argument",
             lambda: typed(kafka.decode_binary(KAFKA_HEADERS, BODY)),
             lambda: sdk_kafka.from_binary_event(sdk_record).get_data(),
         ),
         ("NATS binary", lambda: nats.decode_binary(NATS_HEADERS, BODY), None),
+        ("NATS binary, nats.decode()", lambda: nats.decode(NATS_HEADERS, BODY), None),
         ("NATS binary to a typed argument", lambda: typed(nats.decode_binary(NATS_HEADERS, BODY)), None),
         ("Event._trusted", lambda: Event._trusted(ATTRIBUTES, BODY), None),
         ("event to structured JSON", received.to_json, None),

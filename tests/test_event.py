@@ -270,6 +270,15 @@ def test_data_that_json_cannot_write_is_refused(data: Any) -> None:
         _ = event(data=data).raw
 
 
+@pytest.mark.parametrize("content_type", [None, "application/json", "text/plain"])
+def test_data_that_is_no_unicode_is_refused_when_it_is_written(content_type: str | None) -> None:
+    event = Event(type="t", source="/", data="\ud800", datacontenttype=content_type)
+    with pytest.raises(InvalidEvent):
+        event.to_json()
+    with pytest.raises(InvalidEvent):
+        event.raw  # noqa: B018 - encodes
+
+
 def test_a_value_that_is_no_text_cannot_be_data_of_a_text_type() -> None:
     with pytest.raises(InvalidEvent, match="application/xml"):
         event(data={"a": 1}, datacontenttype="application/xml")

@@ -246,3 +246,26 @@ def test_header_values_of_a_wrong_kind_are_refused(binding: ModuleType) -> None:
     for value in (None, 5, ["a"]):
         with pytest.raises(InvalidEvent):
             binding.decode([*headers(binding), (f"{binding.BINDING.prefix}ext", value)], b"x")
+
+
+def test_headers_are_read_however_a_library_hands_them_over(binding: ModuleType) -> None:
+    event = Event(type="t", source="/", id="1", data=b"x")
+    written, body = binding.binary(event)
+    for given in (
+        written,
+        tuple(written),
+        iter(written),
+        dict(written),
+        dict(written).items(),
+        [list(p) for p in written],
+    ):
+        assert binding.decode(given, body) == [event]
+    with pytest.raises(InvalidEvent, match="no CloudEvent"):
+        binding.decode(None, b"x")
+
+
+@pytest.mark.parametrize("body", ["text", 10**12, ["x"], object()], ids=["str", "int", "list", "object"])
+def test_a_body_that_is_no_bytes_is_refused(binding: ModuleType, body: Any) -> None:
+    for pairs in (headers(binding), [content_type(binding, "application/cloudevents+json")]):
+        with pytest.raises(InvalidEvent, match="bytes"):
+            binding.decode(pairs, body)

@@ -11,7 +11,7 @@ sdk-go (a `content-type` header on NATS, `ce-` user properties on MQTT). Writers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -311,7 +311,7 @@ def compiled(binding: Binding) -> Codec:
         return binding.decode_exactly(headers, body, tolerant=tolerant)
 
     def decode_any(headers: Headers, body: Any, tolerant: bool) -> list[Event]:
-        pairs = headers if isinstance(headers, (list, tuple)) else list(headers)
+        pairs = headers if isinstance(headers, (list, tuple)) else _pairs(headers)
         if binding.batches and binding.mode(pairs, body, tolerant=tolerant) == "batch":
             return json.decode_batch(_body_bytes(body))
         event = read_exactly(pairs, body, tolerant)
@@ -403,5 +403,15 @@ def _quick(binding: Binding, otherwise: Callable[[Any, Any, bool], Any], *, list
     return quick
 
 
+def _pairs(headers: Any) -> list[tuple[Any, Any]]:
+    """Headers that came in no sequence: None for none at all, as Kafka's clients have it, or a mapping."""
+    return list((headers.items() if isinstance(headers, Mapping) else headers) or ())
+
+
 def _body_bytes(body: Any) -> bytes:
-    return body if body.__class__ is bytes else bytes(body or b"")
+    if body.__class__ is bytes:
+        return body
+    try:
+        return b"" if body is None else bytes(memoryview(body))
+    except TypeError:
+        raise InvalidEvent(f"the body of a message is bytes, not {type(body).__name__}") from None

@@ -214,7 +214,10 @@ def encode(event: Event) -> bytes:
     if event._raw is not None:
         name, member = _data_member(event)
         members[name] = member
-    return msgspec.json.encode(members)
+    try:
+        return msgspec.json.encode(members)
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"data is no Unicode text: lone surrogate at character {error.start}") from None
 
 
 def batch(events: Iterable[Event]) -> bytes:
@@ -228,7 +231,10 @@ def batch(events: Iterable[Event]) -> bytes:
 
 def _in_bytes(text: Any) -> bytes:
     if not isinstance(text, str):
-        return bytes(text)
+        try:
+            return bytes(memoryview(text))
+        except TypeError:
+            raise InvalidEvent(f"an event is read from bytes or str, not {type(text).__name__}") from None
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
