@@ -134,3 +134,16 @@ class PublishFailed(HeadraceError):
         super().__init__(message)
         self.transient = transient
         self.retry_after = retry_after
+
+
+class SinkUnreachable(PublishFailed):
+    """Nobody answers where a sink publishes to: an outage. Exit code 4.
+
+    Args:
+        message: what happened, where, and what to do.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, transient=True)

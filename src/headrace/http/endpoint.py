@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 from headrace.engine.sink import Publication, Published
-from headrace.errors import ConfigurationError, ConnectionFailed, InvalidEvent, PublishFailed, RefusedError
+from headrace.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    InvalidEvent,
+    PublishFailed,
+    RefusedError,
+    SinkUnreachable,
+)
 from headrace.http.addresses import guarded_resolver, resolve
 from headrace.http.answers import message
 
@@ -158,7 +165,7 @@ class EndpointSink:
             return PublishFailed(f"{self.name} did not answer within {seconds:g} s; is it overloaded?", transient=True)
         except (aiohttp.ClientError, ConnectionFailed, OSError) as error:
             reason = type(error).__name__
-            return PublishFailed(f"{self.name} cannot be reached ({reason}); is it running?", transient=True)
+            return SinkUnreachable(f"{self.name} cannot be reached ({reason}); is it running?")
 
     def _failure(self, status: int, retry_after: str | None) -> PublishFailed:
         if status in TRANSIENT or status >= 500:
