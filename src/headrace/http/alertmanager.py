@@ -16,18 +16,14 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from headrace.engine.sink import Publication, Published
-from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, PublishFailed, RefusedError
-from headrace.http.addresses import guarded_resolver, resolve
-from headrace.http.endpoint import DRAINED, TRANSIENT, retry_after_seconds
+from headrace.errors import ConfigurationError, HeadraceError, PublishFailed
+from headrace.http.posting import Poster, Target
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from headrace.engine.broker import Broker
     from headrace.event import Event
 
@@ -81,20 +77,15 @@ class Alertmanager:
         allow_private: bool = True,
         name: str | None = None,
     ) -> None:
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ConfigurationError(f"Alertmanager: the URL cannot be read: {error}") from None
-        if parts.scheme not in ("http", "https") or not host:
-            raise ConfigurationError("Alertmanager: the URL begins with http:// or https:// and names a host")
-        if parts.username is not None or parts.password is not None:
-            raise ConfigurationError("Alertmanager: credentials do not belong in the URL; give them as headers=")
-        if timeout <= 0 or lasts <= 0:
-            raise ConfigurationError("Alertmanager: timeout and lasts are seconds above 0")
-        self.url = url.rstrip("/") + "/api/v2/alerts"
-        self.host = host
-        self.port = port or (443 if parts.scheme == "https" else 80)
+        self.target = Target(
+            "Alertmanager",
+            url.rstrip("/") + "/api/v2/alerts",
+            headers={**(headers or {}), "Content-Type": "application/json"},
+            timeout=timeout,
+            allow_private=allow_private,
+        )
+        if lasts <= 0:
+            raise ConfigurationError("Alertmanager: lasts is seconds above 0")
         self.labels = _fields("labels", labels)
         self.fixed = dict(fixed or {})
         self.annotations = _fields("annotations", annotations)
@@ -107,10 +98,7 @@ class Alertmanager:
         self.since = since
         self.lasts = lasts
         self.generator_url = generator_url
-        self.headers = dict(headers or {})
-        self.timeout = timeout
-        self.allow_private = allow_private
-        self.name = name or f"alertmanager:{host}"
+        self.name = name or f"alertmanager:{self.target.host}"
 
     def __repr__(self) -> str:
         return f"Alertmanager({self.name!r})"
@@ -152,24 +140,12 @@ class AlertSink:
     def __init__(self, declaration: Alertmanager) -> None:
         self.name = declaration.name
         self._declaration = declaration
-        self._client: aiohttp.ClientSession | None = None
+        self._poster = Poster(declaration.name, declaration.target, connections=1)
         self._turn = asyncio.Lock()
 
     async def open(self) -> None:
-        """Resolve and judge the address; make the client. Raises `RefusedError`, `ConnectionFailed`."""
-        if self._client is not None:
-            return
-        declaration = self._declaration
-        await resolve(declaration.host, declaration.port, allow_private=declaration.allow_private)
-        import aiohttp
-
-        self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=guarded_resolver(declaration.allow_private), limit=1),
-            timeout=aiohttp.ClientTimeout(total=declaration.timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={**declaration.headers, "Content-Type": "application/json"},
-            trust_env=False,
-        )
+        """Resolve and judge the address. Raises `RefusedError`, `ConnectionFailed`."""
+        await self._poster.open()
 
     async def publish(self, publications: Sequence[Publication]) -> Sequence[Published | Exception]:
         """One request for many alerts; a result per publication."""
@@ -203,39 +179,11 @@ class AlertSink:
         return results
 
     async def _send(self, alerts: list[dict[str, Any]]) -> Published | PublishFailed:
-        import aiohttp
-
-        client = self._client
-        if client is None:
-            return PublishFailed(f"{self.name}: the sink is closed; open it first", transient=True)
-        try:
-            async with client.post(
-                self._declaration.url, data=msgspec.json.encode(alerts), allow_redirects=False
-            ) as response:
-                body = await response.content.read(DRAINED)
-                status = response.status
-                if 200 <= status < 300:
-                    return Published(position=str(status))
-                said = body[:300].decode("utf-8", "replace").strip()
-                if status in TRANSIENT or status >= 500:
-                    wait = retry_after_seconds(response.headers.get("Retry-After"))
-                    return PublishFailed(
-                        f"{self.name} answered {status}; it is tried again", transient=True, retry_after=wait
-                    )
-                return PublishFailed(f"{self.name} answered {status}, it does not take this: {said}", transient=False)
-        except RefusedError as error:
-            return PublishFailed(f"{self.name}: {error}", transient=False)
-        except TimeoutError:
-            seconds = self._declaration.timeout
-            return PublishFailed(f"{self.name} did not answer within {seconds:g} s; is it overloaded?", transient=True)
-        except (aiohttp.ClientError, ConnectionFailed, OSError) as error:
-            reason = type(error).__name__
-            return PublishFailed(f"{self.name} cannot be reached ({reason}); is it running?", transient=True)
+        return await self._poster.post(msgspec.json.encode(alerts), ())
 
     async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        """Close its connections."""
+        await self._poster.close()
 
 
 def _fields(what: str, given: Fields) -> dict[str, str]:
