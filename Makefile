@@ -13,12 +13,16 @@ ARGS ?=
 # Most of a test's time is waiting for servers: more tests at a time than cores. Files stay whole; JOBS=0 runs them in one process.
 JOBS ?= 3
 
-.PHONY: help demo test test-long lint format bench servers venv bench-venv requirements clean
+# Each part takes at most an hour. HEADRACE_SEED is where one begins, and where a run that was broken off is taken up again.
+LONG := cli kafka kubernetes matrix nats simulation spine testing
+HEADRACE_SEED ?= 1
+
+.PHONY: help demo test test-long test-long-cloudevents $(LONG:%=test-long-%) lint format bench servers venv bench-venv requirements clean
 
 help:
 	@echo "make demo       a packaged example end to end"
 	@echo "make test       lint, types, layers, then every test      (ARGS='-k name' passes on to pytest)"
-	@echo "make test-long  the tests that take minutes"
+	@echo "make test-long  the tests that take minutes; a part: $(LONG:%=test-long-%) test-long-cloudevents"
 	@echo "make lint       ruff, mypy and import-linter              (make format repairs what it can)"
 	@echo "make bench      each row of the performance page beside its peers"
 	@echo "make servers    bring the test servers into their cache"
@@ -72,8 +76,14 @@ test: lint
 	if [ -n "$${HEADRACE_TEST_STATUS:-}" ]; then echo $$status > "$$HEADRACE_TEST_STATUS"; fi; \
 	exit $$status
 
-test-long: $(READY)
-	@$(PY) -m pytest -m long --timeout 1800 $(ARGS)
+test-long: $(LONG:%=test-long-%) test-long-cloudevents
+
+$(LONG:%=test-long-%): test-long-%: $(READY)
+	@HEADRACE_SEED=$(HEADRACE_SEED) $(PY) -m pytest -m long --timeout 3600 -s -v tests/$* $(ARGS)
+
+test-long-cloudevents: $(READY)
+	@$(PY) -m tests.cloudevents.long_fuzz --seed $(HEADRACE_SEED)
+	@$(PY) -m tests.cloudevents.long_roundtrips --seed $(HEADRACE_SEED)
 
 bench: $(BENCH_READY)
 	@$(PY) -m benchmarks $(ARGS)
