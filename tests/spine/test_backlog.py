@@ -1,49 +1,12 @@
 """A backlog far larger than memory may hold: resident memory is bounded by the prefetch."""
 
 import asyncio
-import json
-from pathlib import Path
 
-import nats as client
 import pytest
 
 from tests.servers.nats import Nats
 from tests.spine.conftest import Start
-from tests.spine.process import Run
-
-
-async def _fill(url: str, count: int, keys: int) -> None:
-    """Publish without waiting for each confirmation, and check the stream's count at the end."""
-    connection = await client.connect(url, pending_size=64 << 20)
-    try:
-        stream = connection.jetstream()
-        await stream.add_stream(name="order", subjects=["order", "order.>"])
-        for n in range(count):
-            await connection.publish(
-                "order.created",
-                json.dumps({"customer": f"c{n % keys}", "kind": ""}).encode(),
-                headers={
-                    "ce-specversion": "1.0",
-                    "ce-id": f"b{n}",
-                    "ce-source": "/tests",
-                    "ce-type": "order.created",
-                    "content-type": "application/json",
-                },
-            )
-            if n % 5000 == 0:
-                await connection.flush(60)
-        await connection.flush(60)
-        while (await stream.stream_info("order")).state.messages < count:
-            await asyncio.sleep(0.05)
-    finally:
-        await connection.close()
-
-
-def resident(run: Run) -> float:
-    """MiB resident, of the worker alone."""
-    pid = run.workers()[-1]
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+from tests.spine.filling import fill, resident
 
 
 @pytest.mark.parametrize(
@@ -56,7 +19,8 @@ def resident(run: Run) -> float:
 def test_a_slow_handler_before_a_backlog_keeps_memory_bounded_by_the_prefetch(
     nats: Nats, start: Start, backlog: int
 ) -> None:
-    asyncio.run(_fill(nats.url, backlog, 1000))
+    events = (("order.created", f"b{n}", {"customer": f"c{n % 1000}", "kind": ""}) for n in range(backlog))
+    asyncio.run(fill(nats.url, events))
     idle = start("nats://127.0.0.1:1", name="idle", HEADRACE_READY_WITHIN="60")
     idle.address()
     base = resident(idle)
