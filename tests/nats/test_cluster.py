@@ -75,15 +75,17 @@ def test_two_of_three_nodes_down_stop_the_flow_and_lose_nothing(
     all_is_well(run, publisher.events)
 
 
-@pytest.mark.long
-def test_a_paused_node_loses_nothing_and_reorders_nothing(nats: NatsCluster, start: Start) -> None:
+@pytest.mark.parametrize(
+    "seconds", [2, pytest.param(15, marks=pytest.mark.long)], ids=lambda seconds: f"{seconds} seconds"
+)
+def test_a_paused_leader_loses_nothing_and_reorders_nothing(nats: NatsCluster, start: Start, seconds: float) -> None:
     run = start(HEADRACE_NATS_STREAM_REPLICAS="3")
     run.until(run.ready, "not ready")
     with Steady(nats.url, run, rounds=60) as publisher:
         recovers(run, "the start")
         node = leader(nats)
         nats.children[node].pause()
-        time.sleep(5)  # the fault itself
+        time.sleep(seconds)  # the fault itself
         nats.children[node].resume()
-        recovers(run, f"leader node{node} paused for 5 s")
+        recovers(run, f"leader node{node} paused for {seconds} s")
     all_is_well(run, publisher.events)

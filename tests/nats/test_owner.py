@@ -239,23 +239,3 @@ async def test_a_crash_between_deleting_and_recreating_begins_at_the_stored_floo
     two = await keyed(connect, server, app)
     assert await handle(two, 4) == ["6", "7", "8", "9"]
     await two.close()
-
-
-async def test_what_arrived_and_was_not_fetched_is_extended(server: NatsServer, connect: Connect, app: str) -> None:
-    broker = await connect(server)
-    from headrace.nats import Stream
-
-    await publish(broker, f"{app}.a", events(6))
-    declared = Stream(app, subject=f"{app}.a", durable="short", ack_wait=1.0)
-    source = declared.bind(binding(broker, keyed=True))
-    assert isinstance(source, OwnedSource)
-    await source.open()
-    first = await take(source, 1, credit=Credit(1, 1 << 20))
-    await source.fetch(Credit(2, 1 << 20))
-    for _ in range(4):
-        await asyncio.sleep(0.4)
-        await source.extend(first + list(source._held.values()))
-    info = await broker.api.consumer(app, "short")
-    assert info is not None
-    assert info["num_redelivered"] == 0
-    await source.close()

@@ -396,3 +396,25 @@ async def test_unread_events_that_the_stream_discarded_are_counted(
     assert "15 unread events were discarded" in progress.detail
     assert len(await handle(source, 5)) == 5
     await source.close()
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["shared", "owned"])
+async def test_a_short_time_to_acknowledge_is_renewed_in_time(
+    server: NatsServer, connect: Connect, app: str, keyed: bool
+) -> None:
+    """What is held, and what has arrived and is not fetched yet, comes to nobody else."""
+    broker = await connect(server)
+    await publish(broker, f"{app}.a", events(6))
+    source = Stream(app, subject=f"{app}.a", ack_wait=3.0).bind(binding(broker, keyed=keyed))
+    await source.open()
+    assert source.extend_every == 1.0
+    held = [*(await source.fetch(Credit(1, 1 << 20)))]
+    # The next pull asks for all the rest, of which one is fetched.
+    held += await source.fetch(Credit(1, 1 << 20))
+    for _ in range(8):
+        await asyncio.sleep(0.5)  # past the time to acknowledge, in sum
+        await source.extend(held)
+    info = await broker.api.consumer(app, f"{app}__bill")
+    assert info is not None
+    assert info["num_redelivered"] == 0
+    await source.close()

@@ -59,6 +59,15 @@ class Toxiproxy(Server):
         """
         self._call("POST", f"/proxies/{proxy}/toxics", {"type": toxic, "stream": stream, "attributes": attributes})
 
+    def cure(self, proxy: str) -> None:
+        """Remove every toxic of a proxy. Connections that a ``timeout`` has left half open are closed."""
+        for toxic in self._call("GET", f"/proxies/{proxy}/toxics"):
+            self._call("DELETE", f"/proxies/{proxy}/toxics/{toxic['name']}")
+
+    def remove(self, proxy: str) -> None:
+        """End a proxy and its connections."""
+        self._call("DELETE", f"/proxies/{proxy}")
+
     def enable(self, proxy: str, *, enabled: bool) -> None:
         """Refuse connections and close the open ones, or let them in again."""
         self._call("POST", f"/proxies/{proxy}", {"enabled": enabled})
@@ -71,7 +80,7 @@ class Toxiproxy(Server):
         data = None if body is None else json.dumps(body).encode()
         with urllib.request.urlopen(urllib.request.Request(self.url + path, data, method=method), timeout=5) as answer:
             text = answer.read()
-        return json.loads(text) if text.startswith(b"{") else text
+        return json.loads(text) if text[:1] in (b"{", b"[") else text
 
 
 def _program() -> Path:

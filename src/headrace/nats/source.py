@@ -19,7 +19,7 @@ from headrace.engine.source import Credit, Progress
 from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
 from headrace.nats import consumers
 from headrace.nats.acks import Acks
-from headrace.nats.api import ApiError
+from headrace.nats.api import ApiError, nanoseconds
 from headrace.nats.blocks import decode
 from headrace.nats.client import Silent, publication
 from headrace.nats.message import Incarnation, JetStreamDelivery, facts, plain, prefix_of
@@ -42,6 +42,7 @@ log = logging.getLogger("headrace.nats")
 _encode = msgspec.json.Encoder().encode
 #: Seconds between looks at the consumer's and the stream's state.
 _LOOK_EVERY: Final = 10.0
+#: Seconds between renewals of the time to acknowledge, at most; where that time is short, a third of it.
 _EXTEND_EVERY: Final = 10.0
 _FLUSH_WITHIN: Final = 5.0
 
@@ -86,6 +87,7 @@ class JetStreamSource:
         self._recovering: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._attend = asyncio.Event()
+        self._extend_every = _EXTEND_EVERY
         self._oversize = False
 
     # Opening
@@ -129,6 +131,9 @@ class JetStreamSource:
             self._incarnation = found
         self._standing.adopt(stream, info, self._wanted.subject or "")
         config = info["config"]
+        waits = [config.get("ack_wait") or 0, *(config.get("backoff") or [])]
+        shortest = min((wait for wait in waits if wait), default=nanoseconds(consumers.ACK_WAIT))
+        self.extend_every = self._extend_every = min(_EXTEND_EVERY, shortest / 3e9)
         self._window.maximum_batch = config.get("max_batch") or 0
         self._window.maximum_bytes = config.get("max_bytes") or 0
         self._next_subject = f"{self._api.prefix}CONSUMER.MSG.NEXT.{found.stream}.{self._wanted.durable}".encode()
@@ -371,7 +376,7 @@ class JetStreamSource:
         while True:
             self._attend.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(min(1.0, self._extend_every)):
                     await self._attend.wait()
             now = loop.time()
             if not self._connection.is_connected:
@@ -380,7 +385,7 @@ class JetStreamSource:
                 self._acks.barrier()
                 if self._window.items and self._ready and now - self._window.heard > 2.5 * HEARTBEAT:
                     self._recover("no heartbeat of an open pull")
-                if now - extended >= _EXTEND_EVERY:
+                if now - extended >= self._extend_every:
                     extended = now
                     self._keep()
                 await self._watch(now)
