@@ -178,8 +178,11 @@ class Harness:
 
     async def committed(self, handler: str = "bill", topic: str = "") -> dict[int, tuple[int, str]]:
         """Offset and metadata by partition."""
-        found = await asyncio.to_thread(self.broker.admin.committed, f"{self.app}__{handler}")
-        return {number: commit for (name, number), commit in found.items() if name == (topic or self.topic)}
+        name, admin = topic or self.topic, self.broker.admin
+        facts = (await asyncio.to_thread(admin.topics, [name]))[name]
+        assert facts is not None
+        found = await asyncio.to_thread(admin.committed, f"{self.app}__{handler}", name, facts.partitions)
+        return {number: commit for (_, number), commit in found.items()}
 
     async def move(self, offsets: Mapping[int, int], handler: str = "bill") -> None:
         """What ``kafka-consumer-groups --reset-offsets`` does; the group must be empty."""

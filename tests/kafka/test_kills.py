@@ -53,7 +53,10 @@ class Members:
 
     def committed(self) -> tuple[dict[int, tuple[int, Any]], int]:
         """What the group has committed, base and ranges beyond it by partition; and how long the history was after that."""
-        found = self.at.broker.admin.committed(f"{self.at.app}__bill")
+        admin, topic = self.at.broker.admin, self.at.topic
+        facts = admin.topics([topic])[topic]
+        assert facts is not None
+        found = admin.committed(f"{self.at.app}__bill", topic, facts.partitions)
         done = {}
         for (_, partition), (offset, metadata) in found.items():
             record = decode(metadata)

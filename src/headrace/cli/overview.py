@@ -4,10 +4,12 @@ __all__ = ["COMMANDS", "overview"]
 
 #: Name → what its help says; the module of the same name in this package holds the command as ``command``.
 COMMANDS = {
+    "new": "Make a folder with an app, its test and a Dockerfile.",
     "dev": "Run an app with an embedded NATS server, reloading on changes.",
     "run": "Run an app in production, in the foreground.",
     "demo": "An order flow end to end, with no set-up.",
     "check": "Validate an app and say in words what it will do.",
+    "doctor": "Look at this machine, the broker and the store for what loses data or gets in the way.",
     "manifest": "Write manifests for an app: the rights that it needs in a cluster.",
     "send": "Build an event and send it.",
     "tail": "Show events as they come.",

@@ -33,15 +33,15 @@ def guard_rename(admin: Admin, topic: str, binding: Binding) -> None:
     from confluent_kafka import KafkaException
 
     try:
-        if any(where[0] == topic for where in admin.committed(binding.durable)):
+        facts = admin.topics([topic])[topic]
+        if facts is None or admin.committed(binding.durable, topic, facts.partitions):
             return
         lost = [
             group
             for group in strangers(admin, binding.app, (*binding.handlers, binding.handler))
-            if any(where[0] == topic for where in admin.committed(group))
+            if admin.committed(group, topic, facts.partitions)
         ]
-        facts = admin.topics([topic])[topic] if lost else None
-        if facts is None:
+        if not lost:
             return
         wheres = [(topic, number) for number in range(facts.partitions)]
         first, ends = admin.offsets(wheres, EARLIEST), admin.offsets(wheres, LATEST)

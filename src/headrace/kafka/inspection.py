@@ -73,9 +73,10 @@ def _channel(admin: Admin, channel: str, binding: Binding, facts: TopicFacts) ->
                 f"topic {channel}: min.insync.replicas=1 confirms events that only one broker has; set it to 2",
             )
         )
-    for (topic, number), (offset, metadata) in sorted(admin.committed(binding.durable).items()):
+    committed = admin.committed(binding.durable, channel, facts.partitions)
+    for (_, number), (offset, metadata) in sorted(committed.items()):
         record = decode(metadata)
-        if topic == channel and record is not None and record.base == offset and len(metadata) > 3500:
+        if record is not None and record.base == offset and len(metadata) > 3500:
             findings.append(
                 Finding(
                     "warning",

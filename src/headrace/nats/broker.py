@@ -67,6 +67,10 @@ class NatsBroker:
         """What streams of ours have; without ``limits``, nothing expires."""
         return self._defaults if limits else {**self._defaults, "max_age": 0, "max_bytes": -1}
 
+    def setting(self, name: str) -> str:
+        """A setting of ``HEADRACE_NATS_*`` or of the URL; empty where it is not given."""
+        return self._settings.get(name, "")
+
     @property
     def replicas(self) -> int:
         """Replicas of the app that are expected at most."""

@@ -33,6 +33,7 @@ OPTIONS: Final = (
     "stream_max_age",
     "stream_max_bytes",
     "stream_replicas",
+    "monitor",
     "expected_replicas",
     "refused_for",
 )

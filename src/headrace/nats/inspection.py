@@ -1,6 +1,6 @@
 """What `headrace check --connect` and `headrace doctor` say about a NATS server and what this app has there.
 
-Only reads. Server settings that a client is not told (`sync_interval`) are named with their default.
+Only reads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from headrace.errors import HeadraceError
 from headrace.nats.api import NOT_ENABLED, ApiError
 from headrace.nats.client import NoResponders, Silent
 from headrace.nats.declarations import Stream, Subject
+from headrace.nats.durability import durability
 from headrace.nats.ownership import key_of, noted_owner, pin_of
 from headrace.nats.streams import differences
 
@@ -59,6 +60,7 @@ async def inspect(broker: NatsBroker, bindings: list[tuple[str | Declaration, Bi
         return _sorted([*found, Finding("error", f"JetStream at {broker.url} does not answer: {error}")])
     found += _limits(account)
     found += await _clock(broker)
+    found += await durability(broker)
     streams: set[str] = set()
     for source, binding in bindings:
         if isinstance(source, (str, Stream)):
@@ -99,13 +101,6 @@ def _server(broker: NatsBroker) -> list[Finding]:
         Finding(
             "warning" if payload < _SMALL_PAYLOAD else "info",
             f"the server takes messages up to {payload} bytes (max_payload); larger events cannot be published",
-        )
-    )
-    found.append(
-        Finding(
-            "warning",
-            "JetStream confirms writes before they are on the disk, and syncs every 2 minutes unless configured: a machine that "
-            "loses power can lose confirmed events. Use replicas (nats_stream_replicas=3), or sync_interval: always",
         )
     )
     return found

@@ -209,7 +209,7 @@ class RedisConnection:
                     raise
                 await asyncio.sleep(0.2)
         try:
-            found = await self._client.config_get("append*", "maxmemory*")
+            found = await self.settings()
         except exceptions.RedisError as error:
             log.warning(
                 "store %s: its settings cannot be read (%s); see to it yourself that appendonly is yes and "
@@ -220,6 +220,11 @@ class RedisConnection:
         else:
             for sentence in hazards(found):
                 log.warning("store %s: %s", self.url, sentence)
+
+    async def settings(self) -> Mapping[str, str]:
+        """What the server is set to, as far as it bears on what it may lose. Raises what the client raises."""
+        found: Mapping[str, str] = await self._client.config_get("append*", "maxmemory*")
+        return found
 
     async def call(self, *command: Any) -> Any:
         """One command."""

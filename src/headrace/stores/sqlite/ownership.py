@@ -9,7 +9,7 @@ from typing import Final
 from headrace.engine.ledger import Owner
 from headrace.errors import RefusedError
 
-__all__ = ["Ownership"]
+__all__ = ["Ownership", "holder_of"]
 
 _held: Final[dict[str, Ownership]] = {}
 
@@ -56,3 +56,19 @@ class Ownership:
             if _held.get(self._place) is self:
                 del _held[self._place]
             os.close(self._lock)
+
+
+def holder_of(path: str) -> int | None:
+    """The pid of the worker that owns a file, or ``None``; it takes no lock, so that it is in no worker's way."""
+    try:
+        with open(f"{os.path.realpath(path)}.lock", encoding="ascii") as lock:
+            pid = int(lock.read(32))
+    except (OSError, ValueError):
+        return None
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return pid  # it runs, as another user
+    except (ProcessLookupError, OverflowError):
+        return None
+    return pid
