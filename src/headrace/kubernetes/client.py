@@ -149,8 +149,7 @@ class Client:
 
     def failed(self, what: str, error: BaseException) -> ConnectionFailed:
         """What the HTTP library raised, as ours; noted as the client's trouble."""
-        reason = "timed out" if isinstance(error, (TimeoutError, asyncio.TimeoutError)) else str(error) or repr(error)
-        self.trouble = f"{what} at {self._base}: {reason}"
+        self.trouble = f"{what} at {self._base}: {_reason(error)}"
         return ConnectionFailed(self.trouble)
 
     async def _refusal(self, method: str, path: str, answer: aiohttp.ClientResponse) -> ApiError:
@@ -188,6 +187,17 @@ class Answer:
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._client.failed(self._what, error) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return "timed out"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        # Its own words name objects in memory.
+        return f"cannot connect: {error.os_error.strerror or error.os_error}"
+    return str(error) or repr(error)
 
 
 def _session() -> aiohttp.ClientSession:

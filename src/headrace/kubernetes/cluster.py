@@ -1,17 +1,14 @@
 """`Cluster`: how handlers act back on a cluster, within limits.
 
-Every action that changes something checks the lease (where there is one), the cooldown of its object and the cluster's
-budget, writes an audit event, and only then goes to the server, with preconditions. What the server answers is
-remembered: no handler of this process is run on a state older than that. Nothing of ours is ever put on the user's
+Every action that changes something (`acting`) checks the lease (where there is one), the cooldown of its object and the
+cluster's budget, writes an audit event, and only then goes to the server, with preconditions. What the server answers
+is remembered: no handler of this process is run on a state older than that. Nothing of ours is ever put on the user's
 objects.
 """
 
 from __future__ import annotations
 
 import builtins
-import logging
-import secrets
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -23,19 +20,18 @@ import msgspec
 from headrace.errors import ConfigurationError
 from headrace.event import Event
 from headrace.kubernetes.access import Rule
-from headrace.kubernetes.audit import REPAIR, Audits
+from headrace.kubernetes.acting import VERBS, Actions
+from headrace.kubernetes.audit import Audits
+from headrace.kubernetes.caches import cached_objects
 from headrace.kubernetes.connection import Connection
-from headrace.kubernetes.guard import Action, Budget, Guard
+from headrace.kubernetes.guard import Budget, Guard
 from headrace.kubernetes.kubeconfig import resolve
 from headrace.kubernetes.lease import Lease
-from headrace.kubernetes.preconditions import PatchKind, conflict, delete_options, with_preconditions
+from headrace.kubernetes.preconditions import PatchKind, delete_options, with_preconditions
 from headrace.kubernetes.resources import Resource
-from headrace.kubernetes.status import ApiError
 from headrace.kubernetes.target import Target, aim
 
 __all__ = ["Cluster", "declared_clusters"]
-
-_log = logging.getLogger("headrace.kubernetes")
 
 Aim = str | Event | Mapping[str, Any]
 
@@ -44,16 +40,6 @@ _PATCHES: Final = {
     "apply": "application/apply-patch+yaml",
     "json": "application/json-patch+json",
     "strategic": "application/strategic-merge-patch+json",
-}
-#: What each action needs: verb and subresource.
-_VERBS: Final = {
-    "get": ("get", ""),
-    "list": ("list", ""),
-    "patch": ("patch", ""),
-    "delete": ("delete", ""),
-    "evict": ("create", "eviction"),
-    "restart": ("patch", ""),
-    "scale": ("patch", "scale"),
 }
 #: The annotation that ``kubectl rollout restart`` sets, on the pod template.
 _RESTARTED: Final = "kubectl.kubernetes.io/restartedAt"
@@ -98,9 +84,9 @@ class Cluster:
         context: str | None = None,
     ) -> None:
         for resource, actions in (allow or {}).items():
-            unknown = [action for action in actions if action not in _VERBS]
+            unknown = [action for action in actions if action not in VERBS]
             if unknown:
-                raise ConfigurationError(f"Cluster(allow={{{resource!r}: …}}): {unknown} are none of {sorted(_VERBS)}")
+                raise ConfigurationError(f"Cluster(allow={{{resource!r}: …}}): {unknown} are none of {sorted(VERBS)}")
         self.allow = None if allow is None else {resource: tuple(actions) for resource, actions in allow.items()}
         self.lease = lease
         self.dry_run = dry_run
@@ -109,8 +95,13 @@ class Cluster:
         self.component = component
         self.kubeconfig = kubeconfig
         self.context = context
-        self._guard = Guard(cooldown=cooldown, budget=budget)
-        self._recalled: int | None = None
+        self._actions = Actions(
+            allow=self.allow,
+            lease=lease,
+            guard=Guard(cooldown=cooldown, budget=budget),
+            audits=self._audits if audit else None,
+            component=component,
+        )
         self._own: Connection | None = None
         _declared.add(self)
 
@@ -135,7 +126,7 @@ class Cluster:
         """The object as it is now. Raises `ApiError` (404 where there is none), `ConnectionFailed`."""
         connection = self._connection()
         found = await aim(connection.resources, target, name, namespace)
-        self._check_allowed(found.resource, "get")
+        self._actions.check_allowed(found.resource, "get")
         body = await connection.client.request("GET", _path(found))
         return _object(body)
 
@@ -158,11 +149,13 @@ class Cluster:
         """
         connection = self._connection()
         found = await connection.resources.find(resource)
-        self._check_allowed(found, "list")
+        self._actions.check_allowed(found, "list")
         if cached:
-            remembered = self._remembered(connection, found, namespace or "", bool(label_selector or field_selector))
+            remembered = cached_objects(
+                connection, found, namespace or "", selective=bool(label_selector or field_selector)
+            )
             if remembered is not None:
-                return remembered
+                return [_object(raw) for raw in remembered]
         objects: list[dict[str, Any]] = []
         token = ""
         while True:
@@ -221,7 +214,9 @@ class Cluster:
         if kind == "apply" and force:
             query.append(("force", "true"))
         path = aimed.resource.path(aimed.namespace, aimed.name, subresource)
-        return await self._act("patch", aimed, "PATCH", path, body, dry_run, reason, query, _PATCHES[kind])
+        return await self._act(
+            "patch", aimed, "PATCH", path, body, dry_run, reason, query=query, content_type=_PATCHES[kind]
+        )
 
     async def delete(
         self,
@@ -314,7 +309,7 @@ class Cluster:
     ) -> dict[str, Any]:
         """Write an Event about an object, as controllers do (``kubectl describe`` shows it). Raises `ApiError`."""
         connection = self._connection()
-        self._check_lease(connection)
+        self._actions.check_lease(connection)
         aimed = await aim(connection.resources, target, name, namespace)
         return await self._audits.write(connection, aimed, reason=reason, message=message, type=type)
 
@@ -326,13 +321,13 @@ class Cluster:
         for name, actions in (self.allow or {}).items():
             resource = resources[name]
             for action in actions:
-                verb, subresource = _VERBS[action]
+                verb, subresource = VERBS[action]
                 plural = f"{resource.plural}/{subresource}" if subresource else resource.plural
                 rules.append(Rule(group=resource.group, resource=plural, verbs=(verb,)))
         if self.audit and any(
             action not in ("get", "list") for actions in (self.allow or {}).values() for action in actions
         ):
-            verbs = ("create", "list") if self._guard.horizon else ("create",)
+            verbs = ("create", "list") if self._actions.guard.horizon else ("create",)
             rules.append(Rule(group="", resource="events", verbs=verbs))
         if self.lease is not None:
             rules += self.lease.rules(own_namespace)
@@ -373,91 +368,15 @@ class Cluster:
         body: Any,
         dry_run: bool | None,
         reason: str,
-        query: Sequence[tuple[str, str]] = (),
-        content_type: str = "application/json",
+        **how: Any,
     ) -> dict[str, Any]:
-        self._check_allowed(aimed.resource, action)
-        connection = self._connection()
-        self._check_lease(connection)
         dry = self._is_dry(dry_run)
-        if dry:
-            query = [*query, ("dryRun", "All")]
-        else:
-            await self._begin(connection, action, aimed, reason)
-            # The audit took its time: the lease may have ended meanwhile.
-            self._check_lease(connection)
-        try:
-            answer = _object(
-                await connection.client.request(
-                    method, path, query=query, body=msgspec.json.encode(body), content_type=content_type
-                )
-            )
-        except ApiError as error:
-            raise conflict(error) from None
-        metadata = answer.get("metadata") or {}
-        if not dry and metadata.get("uid") and metadata.get("resourceVersion"):
-            connection.writes.record(aimed.resource.name, aimed.key, metadata["uid"], metadata["resourceVersion"])
-        _log.info("%s %s%s: %s", action, aimed.title, " (dry run)" if dry else "", reason or "no reason given")
-        return answer
-
-    async def _begin(self, connection: Connection, action: str, aimed: Target, reason: str) -> None:
-        """Count the action and write it down, before it is carried out: a crash in between never hides one."""
-        await self._recall(connection)
-        key = aimed.title
-        self._guard.admit(key, time.time())
-        name = f"{aimed.name[:200]}.{secrets.token_hex(8)}"
-        self._guard.remember([Action(name, key, time.time())])
-        if self.audit:
-            message = f"{action} by {self.component}: {reason or 'no reason given'}"
-            await self._audits.write(connection, aimed, reason=REPAIR, action=action, message=message, name=name)
-
-    async def _recall(self, connection: Connection) -> None:
-        """Count what earlier processes and other replicas did; once a process, and again in each term as the leader."""
-        term = 0 if self.lease is None else self.lease.elector(connection).term
-        if not self._guard.horizon or not self.audit or self._recalled == term:
-            return
-        self._guard.remember(await self._audits.recall(connection))
-        self._recalled = term
+        return await self._actions.carry_out(
+            self._connection(), action, aimed, method, path, body, dry=dry, reason=reason, **how
+        )
 
     def _is_dry(self, dry_run: bool | None) -> bool:
         return self.dry_run if dry_run is None else dry_run
-
-    def _check_lease(self, connection: Connection) -> None:
-        if self.lease is not None:
-            self.lease.elector(connection).check()
-
-    def _check_allowed(self, resource: Resource, action: str) -> None:
-        if self.allow is None:
-            return
-        for name in (resource.name, resource.plural, resource.kind, resource.kind.lower()):
-            if action in self.allow.get(name, ()):
-                return
-        raise ConfigurationError(
-            f"Cluster: {action} of {resource.name} is not among what this app does; add it to allow= and to its RBAC"
-        )
-
-    def _remembered(
-        self, connection: Connection, resource: Resource, namespace: str, selective: bool
-    ) -> builtins.list[dict[str, Any]] | None:
-        caches = [
-            informer
-            for informer in connection.informers.values()
-            if informer.objects is not None
-            and informer.resource.name == resource.name
-            and informer.selection.namespace in ("", namespace)
-            and not (informer.selection.labels or informer.selection.fields)
-        ]
-        if not caches or selective:
-            raise ConfigurationError(
-                f"Cluster.list({resource.name!r}, cached=True) needs a Watch({resource.name!r}, cache=True) of the same "
-                "scope in this app, and takes no selectors"
-            )
-        informer = caches[0]
-        if not informer.reflector.synced:
-            return None
-        prefix = f"{namespace}/" if namespace else ""
-        objects = informer.objects or {}
-        return [_object(raw) for key, raw in objects.items() if key.startswith(prefix)]
 
 
 def _path(aimed: Target) -> str:

@@ -197,7 +197,8 @@ class Elector:
 
     async def lead(self) -> None:
         """Wait until this process is the leader."""
-        await self._leading.wait()
+        while not self._leading.is_set():  # won and lost again before we were woken is no win
+            await self._leading.wait()
 
     async def _compete(self) -> None:
         while True:

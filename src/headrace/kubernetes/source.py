@@ -8,13 +8,11 @@ kind, what was missed, deletions included, and nothing again that was finished a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.engine.failpoints import passing
 from headrace.engine.source import Progress
 from headrace.errors import ConnectionFailed, StoreUnavailable
 from headrace.kubernetes.access import scopes
@@ -28,24 +26,23 @@ from headrace.kubernetes.objects import stripped
 from headrace.kubernetes.presence import still_exists
 from headrace.kubernetes.reflector import Fact, Present, Replaced, Timing
 from headrace.kubernetes.resources import Resource, ResourceAbsent
+from headrace.kubernetes.saving import Saving
 from headrace.kubernetes.significance import compile_digest
 from headrace.kubernetes.status import ApiError
 from headrace.kubernetes.store import Delta, Store
+from headrace.kubernetes.turns import take_turns
 
 if TYPE_CHECKING:
     from headrace.engine.broker import Binding
     from headrace.engine.delivery import Delivery, Outcome
     from headrace.engine.ledger import Identity
     from headrace.engine.source import Credit
-    from headrace.kubernetes.lease import Elector
     from headrace.kubernetes.watch import Watch
 
 __all__ = ["WatchSource"]
 
 _log = logging.getLogger("headrace.kubernetes")
 
-#: Seconds between saves of the checkpoint under load.
-_SAVE_EVERY: Final = 0.2
 #: Seconds between looks at what RBAC allows now, where that limits the scope.
 _RESCOPE_EVERY: Final = 60.0
 #: Seconds between attempts to begin, growing to the second number.
@@ -76,7 +73,7 @@ class WatchSource:
         self._connection: Connection | None = None
         self._composer: Composer | None = None
         self._resource: Resource | None = None
-        self._index = Index(None, binding.durable, watch.resource)
+        self._checkpoint = Saving(Index(None, binding.durable, watch.resource), spawn=self._spawn, ours=self._is_ours)
         self._backlog = Backlog(hold=self._is_behind_our_write)
         self._stores: dict[Selection, Store] = {}
         self._informers: dict[Selection, Informer] = {}
@@ -87,10 +84,6 @@ class WatchSource:
         self._trouble = "not started"
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._saving: asyncio.Task[None] | None = None
-        self._save_lock = asyncio.Lock()
-        self._finished = 0
-        self._checkpointed = passing("checkpointed")
 
     # The engine's side
 
@@ -132,7 +125,7 @@ class WatchSource:
         while backlog.ready and len(batch) < credit.items:
             delta = backlog.take()
             if delta.verb == "delete" and self._is_core_event and not self._watch.expiry:
-                self._finish(delta)
+                self._checkpoint.finish(delta)
                 backlog.done(delta.key)
                 continue
             held = composer.size(delta)
@@ -145,7 +138,7 @@ class WatchSource:
             delivery.delta = delta
             delivery.lane = composer.lane(delta)
             delivery.scope = self._watch.resource
-            attempts = self._index.attempts(delta)
+            attempts = self._checkpoint.index.attempts(delta)
             if attempts is not None:
                 delivery._history = attempts
                 delivery.attempt = attempts.count
@@ -178,7 +171,7 @@ class WatchSource:
         del self._out[delta.key]
         if outcome.kind in ("ack", "dead", "drop"):
             if not delta.resync:
-                self._finish(delta)
+                self._checkpoint.finish(delta)
             self._backlog.done(delta.key)
         else:
             self._backlog.put_back(delta)
@@ -190,12 +183,12 @@ class WatchSource:
         for delivery in deliveries:
             assert isinstance(delivery, WatchDelivery)
             if delivery._history is not None and self._out.get(delivery.delta.key) is delivery:
-                self._index.failed(delivery.delta, delivery._history)
-        await self._save()
+                self._checkpoint.index.failed(delivery.delta, delivery._history)
+        await self._checkpoint.now()
 
     async def flush(self) -> Sequence[Delivery]:
         """Save the checkpoint. Raises `StoreUnavailable`; then nothing is forgotten and a later flush saves it."""
-        await self._save()
+        await self._checkpoint.now()
         return ()
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
@@ -204,7 +197,7 @@ class WatchSource:
     async def close(self) -> None:
         """Stop watching and give the connection back. What was not handed over is not in the checkpoint: it comes
         again."""
-        self._closed = True
+        self._closed = self._checkpoint.closed = True
         self._wake.set()
         for task in list(self._tasks):
             task.cancel()
@@ -268,8 +261,8 @@ class WatchSource:
                 self._take_in(delta, selection)
             if isinstance(fact, Replaced):
                 self._listed.add(selection)
-                self._index.listed(fact.version, fact.truth, first)
-                self._save_soon()
+                self._checkpoint.index.listed(fact.version, fact.truth, first)
+                self._checkpoint.soon()
         if self._backlog.ready:
             self._wake.set()
 
@@ -278,7 +271,7 @@ class WatchSource:
 
     def _take_in(self, delta: Delta, selection: Selection) -> None:
         if delta.initial and not self._watch.initial:
-            self._finish(delta)
+            self._checkpoint.finish(delta)
             return
         self._backlog.add(delta)
         if delta.verb == "delete" and (selection.labels or selection.fields):
@@ -312,43 +305,26 @@ class WatchSource:
     async def _live(self, connection: Connection) -> None:
         lease = self._watch.lease
         if lease is None:
-            await self._begin(connection)
-            await self._follow_rights(connection)
-            return
-        elector = lease.elector(connection)
-        elector.acquire()
-        lost = asyncio.Event()
+            await self._lead(connection)
+        else:
+            await take_turns(
+                lease.elector(connection),
+                lead=lambda: self._lead(connection),
+                give_up=self._give_up,
+                leave=lambda: self._leave(connection),
+            )
 
-        def give_up(reason: str) -> None:
-            # At once, and before anything else runs: what is in hand belongs to the next leader.
-            for delivery in list(self._out.values()):
-                delivery.void(reason)
-            self._out.clear()
-            self._backlog.clear()
-            lost.set()
+    async def _lead(self, connection: Connection) -> None:
+        await self._begin(connection)
+        await self._follow_rights(connection)
 
-        elector.lost.append(give_up)
-        try:
-            await self._take_turns(connection, elector, lost)
-        finally:
-            elector.lost.remove(give_up)
-
-    async def _take_turns(self, connection: Connection, elector: Elector, lost: asyncio.Event) -> None:
-        while True:
-            await elector.lead()
-            lost.clear()
-            beginning = asyncio.ensure_future(self._begin(connection))
-            losing = asyncio.ensure_future(lost.wait())
-            try:
-                await asyncio.wait((beginning, losing), return_when=asyncio.FIRST_COMPLETED)
-                if beginning.done():
-                    beginning.result()
-                await losing
-            finally:
-                for task in (beginning, losing):
-                    task.cancel()
-                await asyncio.gather(beginning, losing, return_exceptions=True)
-            await self._leave(connection)
+    def _give_up(self, reason: str) -> None:
+        """What is in hand belongs to the next leader."""
+        for delivery in list(self._out.values()):
+            delivery.void(reason)
+        self._out.clear()
+        self._backlog.clear()
+        self._stores.clear()  # whatever the informers still say is nobody's
 
     async def _begin(self, connection: Connection) -> None:
         """Find the resource, the scope and the checkpoint, and join the informers; for as long as it takes."""
@@ -362,8 +338,9 @@ class WatchSource:
                         f"RBAC allows to list and watch {resource.name} neither in the cluster nor in any namespace that "
                         "can be seen; grant it (headrace manifest --rbac)"
                     )
-                self._index = Index(self._binding.checkpoints, self._binding.durable, resource.name)
-                await self._index.load(await connection.identity())
+                index = Index(self._binding.checkpoints, self._binding.durable, resource.name)
+                await index.load(await connection.identity())
+                self._checkpoint.index = index
             except (ApiError, ConnectionFailed, ResourceAbsent, StoreUnavailable) as error:
                 if str(error) != self._trouble:
                     _log.warning("%s: %s", self.name, error)
@@ -392,12 +369,12 @@ class WatchSource:
             )
             if selection in self._informers:
                 continue
-            store = Store(keep=self._keep, digest=self._digest, baseline=self._index.baseline)
-            store.know(self._index.finished, namespace)
+            store = Store(keep=self._keep, digest=self._digest, baseline=self._checkpoint.index.baseline)
+            store.know(self._checkpoint.index.finished, namespace)
             self._stores[selection] = store
             informer = connection.informer(selection, resource, self._timing)
             self._informers[selection] = informer
-            informer.join(self, floor=self._index.version, cache=watch.cache)
+            informer.join(self, floor=self._checkpoint.index.version, cache=watch.cache)
 
     async def _leave(self, connection: Connection) -> None:
         informers = list(self._informers.values())
@@ -426,7 +403,7 @@ class WatchSource:
                 continue
             for selection in [selection for selection in self._informers if found and selection.namespace not in found]:
                 informer = self._informers.pop(selection)
-                del self._stores[selection]
+                self._stores.pop(selection, None)
                 await connection.unwatch(informer, self)
             self._join(connection, resource, found)
 
@@ -442,38 +419,9 @@ class WatchSource:
             if self._backlog.ready:
                 self._wake.set()
 
-    # The checkpoint
-
-    def _finish(self, delta: Delta) -> None:
-        self._index.finish(delta)
-        self._finished += 1
-        self._save_soon()
-
-    def _save_soon(self) -> None:
-        if self._saving is None and not self._closed and self._index.changed:
-            self._saving = self._spawn(self._save_later())
-
-    async def _save_later(self) -> None:
-        try:
-            await asyncio.sleep(_SAVE_EVERY)
-            with contextlib.suppress(StoreUnavailable):  # the engine's own flush says so, and repeats it
-                await self._save()
-        finally:
-            self._saving = None
-
-    async def _save(self) -> None:
+    def _is_ours(self) -> bool:
         lease, connection = self._watch.lease, self._connection
-        if lease is not None and connection is not None and not lease.elector(connection).leads:
-            return  # the next leader writes its own
-        async with self._save_lock:
-            finished, self._finished = self._finished, 0
-            try:
-                await self._index.save()
-            except BaseException:
-                self._finished += finished
-                raise
-        if self._checkpointed is not None and finished:
-            self._checkpointed(finished)
+        return lease is None or connection is None or lease.elector(connection).leads
 
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)

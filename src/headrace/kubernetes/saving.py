@@ -1,0 +1,71 @@
+"""When a checkpoint is saved: in batches, soon after something was finished, and when the engine asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from headrace.engine.failpoints import passing
+from headrace.errors import StoreUnavailable
+from headrace.kubernetes.index import Index
+from headrace.kubernetes.store import Delta
+
+__all__ = ["Saving"]
+
+#: Seconds between saves of the checkpoint under load.
+_EVERY: Final = 0.2
+
+
+class Saving:
+    """Saves the index of one watch.
+
+    Args:
+        index: what is saved.
+        spawn: starts a task that ends with the source.
+        ours: whether this replica may write it now; the next leader writes its own.
+    """
+
+    def __init__(self, index: Index, *, spawn: Callable[[Any], asyncio.Task[Any]], ours: Callable[[], bool]) -> None:
+        self.index = index
+        self.closed = False
+        self._spawn = spawn
+        self._ours = ours
+        self._task: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        self._finished = 0
+        self._checkpointed = passing("checkpointed")
+
+    def finish(self, delta: Delta) -> None:
+        """A change was handled to its end."""
+        self.index.finish(delta)
+        self._finished += 1
+        self.soon()
+
+    def soon(self) -> None:
+        """Save within moments, where there is something to save."""
+        if self._task is None and not self.closed and self.index.changed:
+            self._task = self._spawn(self._later())
+
+    async def now(self) -> None:
+        """Save. Raises `StoreUnavailable`; then nothing is forgotten and a later call saves it."""
+        if not self._ours():
+            return
+        async with self._lock:
+            finished, self._finished = self._finished, 0
+            try:
+                await self.index.save()
+            except BaseException:
+                self._finished += finished
+                raise
+        if self._checkpointed is not None and finished:
+            self._checkpointed(finished)
+
+    async def _later(self) -> None:
+        try:
+            await asyncio.sleep(_EVERY)
+            with contextlib.suppress(StoreUnavailable):  # the engine's own flush says so, and repeats it
+                await self.now()
+        finally:
+            self._task = None
