@@ -78,7 +78,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 @st.composite
 def events(draw: st.DrawFn) -> Event:
     """An event with any attributes, any extensions, and data of any form."""
-    kind = draw(st.sampled_from(["absent", "json", "text", "bytes"]))
+    kind = draw(st.sampled_from(["absent", "json", "text", "charset", "bytes"]))
     data: Any = None
     content_type = draw(st.sampled_from([None, "application/json", "text/plain"]))
     if kind == "json":
@@ -87,6 +87,18 @@ def events(draw: st.DrawFn) -> Event:
     elif kind == "text":
         data = draw(st.text(st.characters(exclude_categories=("Cs",)), max_size=40))
         content_type = draw(st.sampled_from(["text/plain", "application/xml", 'text/html; charset="UTF-8"', "a/b"]))
+    elif kind == "charset":
+        data = draw(st.text(st.characters(max_codepoint=0xFF, exclude_categories=("Cs",)), max_size=40))
+        content_type = draw(
+            st.sampled_from(
+                [
+                    "text/plain; charset=iso-8859-1",
+                    "text/plain;charset=UTF-16",
+                    'application/json; charset="utf-16"',
+                    "application/json; charset=latin1",
+                ]
+            )
+        )
     elif kind == "bytes":
         data = draw(st.binary(max_size=60))
         content_type = draw(st.sampled_from([None, "application/octet-stream", "text/plain", "application/avro"]))

@@ -13,16 +13,13 @@ from tests.cloudevents.events import events
 from tests.cloudevents.roundtrips import PATHS, check
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--seed", type=int, required=True)
-    arguments.add_argument("--examples", type=int, default=10_000)
-    options = arguments.parse_args()
+def run(chosen: int, examples: int) -> int:
+    """Send so many events along every path; returns how many there were."""
     count = 0
 
-    @seed(options.seed)
+    @seed(chosen)
     @settings(
-        max_examples=options.examples,
+        max_examples=examples,
         deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink],
@@ -35,8 +32,17 @@ def main() -> None:
             check(event, path)
         count += 1
 
-    started = time.perf_counter()
     every_path()
+    return count
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seed", type=int, required=True)
+    arguments.add_argument("--examples", type=int, default=10_000)
+    options = arguments.parse_args()
+    started = time.perf_counter()
+    count = run(options.seed, options.examples)
     seconds = time.perf_counter() - started
     print(f"seed {options.seed}: {count} events × {len(PATHS)} paths survived, {seconds:.0f} s")
 
