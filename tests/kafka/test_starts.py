@@ -76,6 +76,14 @@ async def test_latest_skips_what_was_there(at: Harness) -> None:
     assert numbers(await reader.take(5)) == [10, 11, 12, 13, 14]
 
 
+async def test_latest_is_the_moment_of_opening_however_long_the_group_takes_to_be_joined(at: Harness) -> None:
+    await at.make_topic(2)
+    at.fill(10)
+    reader = await at.reader(start="latest")
+    at.fill(5, first=10)
+    assert sorted(numbers(await reader.take(5))) == [10, 11, 12, 13, 14]
+
+
 async def test_the_place_where_latest_began_holds_though_nothing_came(at: Harness) -> None:
     await at.make_topic()
     at.fill(10)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from headrace.kafka.client_log import client_log
 from headrace.kafka.completed import NO_TOPIC_ID
 from headrace.kafka.faults import is_missing_topic
 
@@ -50,7 +51,7 @@ class Admin:
             if self._made is None:
                 from confluent_kafka.admin import AdminClient
 
-                config: Any = {**self._config, "error_cb": self._on_error, "logger": log}
+                config: Any = {**self._config, "error_cb": self._on_error, "logger": client_log}
                 self._made = AdminClient(config)
             return self._made
 
@@ -141,7 +142,7 @@ class Admin:
         from confluent_kafka import Consumer, KafkaException, TopicPartition
 
         config: Any = {**self._config, "group.id": group, "enable.auto.commit": False, "error_cb": self._on_error}
-        consumer = Consumer({**config, "logger": log})
+        consumer = Consumer({**config, "logger": client_log})
         try:
             asked = [TopicPartition(topic, number) for number in range(partitions)]
             answer = consumer.committed(asked, timeout=self._timeout)

@@ -26,6 +26,7 @@ import msgspec
 
 from headrace.engine.dead_letters import DeadLetter, Revision, Stored
 from headrace.errors import PublishFailed, StoreUnavailable
+from headrace.kafka.client_log import client_log
 from headrace.kafka.compacted import CompactedTopic
 from headrace.kafka.faults import text_of
 from headrace.kafka.producer import Producer, Record
@@ -60,6 +61,7 @@ def dead_letter_topic(app: str) -> str:
 
 class _Entry(NamedTuple):
     offset: int
+    app: str
     handler: str
     state: str
     at: float
@@ -113,12 +115,15 @@ class KafkaDeadLetters:
         try:
             id = message.key().decode()
             at = float(headers.get("at", b"0"))
-            self._entries[id] = _Entry(message.offset(), headers["handler"].decode(), headers["state"].decode(), at)
+            app = headers["app"].decode() if "app" in headers else self.app
+            handler, state = headers["handler"].decode(), headers["state"].decode()
+            self._entries[id] = _Entry(message.offset(), app, handler, state, at)
         except (KeyError, ValueError, AttributeError):
             log.warning("topic %s: the record at offset %s is no dead letter", self.topic, message.offset())
 
     def _record(self, letter: DeadLetter) -> Record:
         headers = [
+            ("app", letter.app.encode()),
             ("handler", letter.handler.encode()),
             ("state", letter.state.encode()),
             ("at", repr(letter.last_seen).encode()),
@@ -191,7 +196,7 @@ class KafkaDeadLetters:
         wanted = sorted(
             (entry.at, entry.offset, id)
             for id, entry in self._entries.items()
-            if app == self.app and handler in (None, entry.handler)
+            if app == entry.app and handler in (None, entry.handler)
         )
         for first in range(0, len(wanted), _SCAN):
             part = [(offset, id) for _, offset, id in wanted[first : first + _SCAN]]
@@ -225,7 +230,7 @@ class KafkaDeadLetters:
         await self._run(self._table.catch_up)
         counts: dict[str, tuple[int, float]] = {}
         for entry in self._entries.values():
-            if app == self.app and entry.state == "dead":
+            if app == entry.app and entry.state == "dead":
                 count, oldest = counts.get(entry.handler, (0, entry.at))
                 counts[entry.handler] = (count + 1, min(oldest, entry.at))
         return counts
@@ -273,7 +278,7 @@ class KafkaDeadLetters:
         if self._updater is None:
             from confluent_kafka import Producer as Client
 
-            updater = Client({**self._transactional, "logger": log})
+            updater = Client({**self._transactional, "logger": client_log})
             updater.init_transactions(10.0)
             self._updater = updater
         return self._updater

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
 from headrace.kafka.admin import EARLIEST, Admin, Where
+from headrace.kafka.client_log import client_log
 from headrace.kafka.committing import EVERY, Commit, commit_all, may_commit_later
 from headrace.kafka.faults import code_of, fatal_for_consumer, is_fatal, is_missing_topic, text_of
 from headrace.kafka.partition import Partition
@@ -39,6 +40,8 @@ GRACE: Final = 10.0
 _LAST_COMMIT: Final = 3.0
 #: Seconds that leaving waits for a join under way.
 _JOIN_LIMIT: Final = 8.0
+#: Seconds that a look for brokers waits for an answer during an outage.
+_SHOW_OF_LIFE: Final = 0.5
 #: Seconds without room after which partitions are paused; seconds between polls of a paused consumer.
 _PATIENCE: Final = 1.0
 _PAUSED_POLL: Final = 0.2
@@ -272,7 +275,7 @@ class Group:
         from confluent_kafka import Consumer, KafkaException
 
         try:
-            consumer = Consumer({**self._config, "error_cb": self._on_error, "logger": log})
+            consumer = Consumer({**self._config, "error_cb": self._on_error, "logger": client_log})
         except KafkaException as error:
             raise ConfigurationError(f"{self.name}: librdkafka refuses the configuration: {text_of(error)}") from error
         consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
@@ -300,6 +303,8 @@ class Group:
         if self.polled - self._looked >= 1.0:
             self._looked = self.polled
             self._look_at_ends()
+            if self._down and not messages:
+                self._look_for_brokers()
         if messages:
             self._active = self.polled
             self._cross(messages)
@@ -323,6 +328,18 @@ class Group:
             }
         except KafkaException as error:
             log.debug("%s: %s", self.name, text_of(error))
+
+    def _look_for_brokers(self) -> None:
+        """After an outage: where no record comes that would show that it is over, a question does."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self.consumer.list_topics(timeout=_SHOW_OF_LIFE)
+        except KafkaException as error:
+            log.debug("%s: still no broker: %s", self.name, text_of(error))
+        else:
+            self.connected = True
+            self._down = False
 
     def _ask(self) -> int:
         """How many messages to take: not many more than there is room for in bytes, judged by those before."""

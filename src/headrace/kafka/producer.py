@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from headrace.engine.sink import Published
 from headrace.errors import PublishFailed
+from headrace.kafka.client_log import client_log
 from headrace.kafka.faults import publish_failed, text_of
 
 __all__ = ["Producer", "Record"]
@@ -82,7 +83,7 @@ class Producer:
                 self._client.purge()
                 self._client.poll(0)
                 self._fatal = ""
-            self._client = Producer({**self._config, "error_cb": self._on_error, "logger": log})
+            self._client = Producer({**self._config, "error_cb": self._on_error, "logger": client_log})
         return self._client
 
     def _on_error(self, error: Any) -> None:

@@ -18,15 +18,16 @@ from headrace.cloudevents.kafka import read
 from headrace.engine.broker import Binding
 from headrace.engine.delivery import Delivery, Outcome
 from headrace.engine.source import Credit, Progress
-from headrace.errors import HeadraceError, InvalidEvent
+from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
 from headrace.event import Event
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.commits import Commits
 from headrace.kafka.committing import Commit
+from headrace.kafka.faults import text_of
 from headrace.kafka.group import GRACE, Assigned, Ended, Failed, Group, Revocation, Told
 from headrace.kafka.partition import KafkaDelivery, Partition
 from headrace.kafka.plain import plain_event
-from headrace.kafka.start import Start
+from headrace.kafka.start import Start, pin
 from headrace.kafka.watch import Watch, lag
 
 __all__ = ["KafkaSource"]
@@ -100,12 +101,20 @@ class KafkaSource:
 
     async def open(self) -> None:
         """Create or check the topic, then join the group. Raises as `Source.open` says."""
+        from confluent_kafka import KafkaException
+
         await self._prepare()
+        try:
+            start = await asyncio.to_thread(pin, self._start, self.topics, self._admin)
+        except KafkaException as error:
+            raise ConnectionFailed(
+                f"{self.name}: the ends of the logs cannot be asked for: {text_of(error)}"
+            ) from error
         self._group = self._commits.group = Group(
             self._config,
             self.topics,
             name=self.name,
-            start=self._start,
+            start=start,
             admin=self._admin,
             loop=asyncio.get_running_loop(),
             wake=self._drain,

@@ -8,9 +8,10 @@ beginning whatever the start position says, for it had no events when the group 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace.errors import ConfigurationError
 from headrace.kafka.admin import EARLIEST, LATEST, Admin, TopicFacts, Where
@@ -18,10 +19,38 @@ from headrace.kafka.completed import LIMIT, NO_TOPIC_ID, Record, decode
 from headrace.kafka.offsets import Offsets
 from headrace.kafka.partition import Partition
 
-__all__ = ["Start", "find_start", "parse_start"]
+__all__ = ["Ends", "Start", "find_start", "parse_start", "pin"]
+
+
+class Ends(NamedTuple):
+    """Where the logs ended when a source was opened: what ``latest`` means, however long joining the group takes.
+
+    ``offsets`` by topic id and partition: what came later (a partition, a topic, another incarnation of one) had no events
+    then, and begins at its beginning.
+    """
+
+    offsets: Mapping[Where, int]
+
 
 #: ``earliest``, ``latest``, a time in milliseconds since the epoch, or an offset for each partition.
-Start = str | int | Mapping[int, int]
+Start = str | int | Mapping[int, int] | Ends
+
+
+def pin(start: Start, topics: Sequence[str], admin: Admin) -> Start:
+    """``latest`` as of this moment; other starts as they are. Blocking. Partitions that come later begin at their beginning."""
+    if start != LATEST:
+        return start
+    if topics[0].startswith("^"):
+        topics = [name for name in admin.names() if re.search(topics[0], name)]
+    found = admin.topics(topics)
+    wheres = [
+        (name, number) for name, facts in found.items() if facts is not None for number in range(facts.partitions)
+    ]
+    return Ends({(_id(found[name]), number): end for (name, number), end in admin.offsets(wheres, LATEST).items()})
+
+
+def _id(facts: TopicFacts | None) -> str:
+    return NO_TOPIC_ID if facts is None else facts.id
 
 
 def parse_start(start: object, where: str) -> Start:
@@ -121,7 +150,7 @@ def find_start(
             )
         )
     if late and start != EARLIEST:
-        positions = _positions(late, first, after_last, start, by_time)
+        positions = _positions(late, facts, first, after_last, start, by_time)
         for index, partition in enumerate(found):
             position = positions.get(partition.key)
             if position is not None:
@@ -151,10 +180,16 @@ def _record(offset: int, metadata: str) -> Record:
 
 
 def _positions(
-    wheres: Sequence[Where], first: Mapping[Where, int], after_last: Mapping[Where, int], start: Start, by_time: Any
+    wheres: Sequence[Where],
+    facts: Mapping[str, TopicFacts | None],
+    first: Mapping[Where, int],
+    after_last: Mapping[Where, int],
+    start: Start,
+    by_time: Any,
 ) -> dict[Where, int]:
-    if start == LATEST:
-        return {where: after_last[where] for where in wheres}
+    if isinstance(start, Ends):
+        ends = {where: start.offsets.get((_id(facts.get(where[0])), where[1]), 0) for where in wheres}
+        return {where: min(max(end, first[where]), after_last[where]) for where, end in ends.items()}
     if isinstance(start, int):
         moments = by_time(wheres, start)
         return {where: moments[where] if moments[where] >= 0 else after_last[where] for where in wheres}

@@ -12,6 +12,7 @@ from headrace.cloudevents.kafka import read
 from headrace.errors import ConnectionFailed, InvalidEvent
 from headrace.event import Event
 from headrace.kafka.admin import LATEST, Admin, TopicFacts, Where
+from headrace.kafka.client_log import client_log
 from headrace.kafka.completed import NO_TOPIC_ID
 from headrace.kafka.faults import code_of, fatal_for_consumer, text_of
 from headrace.kafka.partition import source_uri
@@ -59,7 +60,7 @@ class _Follower:
     def __init__(self, admin: Admin, config: Mapping[str, Any], topics: Sequence[str]) -> None:
         from confluent_kafka import Consumer
 
-        self.consumer: Any = Consumer({**config, "logger": log})
+        self.consumer: Any = Consumer({**config, "logger": client_log})
         self._admin = admin
         self._wanted = list(topics)
         self._facts: dict[str, TopicFacts] = {}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from headrace.kafka.admin import LATEST, Admin, Where
+from headrace.kafka.client_log import client_log
 from headrace.kafka.faults import text_of
 from headrace.kafka.group import Group
 from headrace.kafka.partition import Partition
@@ -89,7 +90,7 @@ class Watch:
         config = {name: value for name, value in self._config.items() if not name.startswith("group.")}
         config.pop("partition.assignment.strategy", None)
         config.pop("enable.partition.eof", None)
-        probe = Consumer({**config, "group.id": "headrace-watchdog", "logger": log})
+        probe = Consumer({**config, "group.id": "headrace-watchdog", "logger": client_log})
         try:
             probe.assign([TopicPartition(topic, number, at) for (topic, number), at in behind.items()])
             deadline = time.monotonic() + _PROBE
