@@ -93,7 +93,7 @@ def _compile(
     if publishes is not None and not isinstance(publishes, str) and not hasattr(publishes, "sink"):
         raise ConfigurationError(f"handler {name!r}: publishes={publishes!r} is neither a channel name nor a sink")
     prefetch = settings["prefetch"] or 4 * concurrency
-    keyed = key is not None or bool(getattr(source, "keyed", False))
+    keyed = key is not None or bool(getattr(source, "default_lane", ""))
     handler = Handler(
         app=app,
         name=name,

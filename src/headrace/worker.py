@@ -34,7 +34,7 @@ from headrace.stores import Store, open_store
 if TYPE_CHECKING:
     from headrace.compilation import Compiled
 
-__all__ = ["BROKERS", "Worker", "create_broker"]
+__all__ = ["BROKERS", "DEFAULT_LANES", "Worker", "create_broker"]
 
 log = logging.getLogger("headrace")
 
@@ -48,6 +48,9 @@ BROKERS = {
     "kafka": ("headrace.kafka.broker", "kafka"),
     "memory": ("headrace.memory.broker", ""),
 }
+
+#: URL scheme → what names the lane of a channel's event where the user names no key; elsewhere nothing does.
+DEFAULT_LANES = {"kafka": "record key"}
 
 
 def create_broker(url: str, *, app: str, settings: Settings) -> Broker:

@@ -28,7 +28,7 @@ def command(app: str, connect: bool, as_json: bool) -> int:
     settings = loaded.settings()
     compiled = loaded.compile(settings)
     lines = [
-        *_handlers(compiled),
+        *_handlers(compiled, settings),
         *_settings(settings),
         *_remarks(compiled, settings),
         *_rights(compiled, connect),
@@ -44,16 +44,17 @@ def command(app: str, connect: bool, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _handlers(compiled: list[Compiled]) -> list[dict[str, Any]]:
+def _handlers(compiled: list[Compiled], settings: Settings) -> list[dict[str, Any]]:
     from headrace.control.words import policy
+    from headrace.worker import DEFAULT_LANES
 
-    return [
-        {
-            "handler": one.handler.name,
-            "text": policy(one.handler, one.channel or one.declaration.name, answers=not one.buries),
-        }
-        for one in compiled
-    ]
+    of_channels = DEFAULT_LANES.get((settings["broker"] or "").partition(":")[0], "")
+    lines = []
+    for one in compiled:
+        lane = of_channels if one.channel else getattr(one.declaration, "default_lane", "")
+        text = policy(one.handler, one.channel or one.declaration.name, lane=lane, answers=not one.buries)
+        lines.append({"handler": one.handler.name, "text": text})
+    return lines
 
 
 def _settings(settings: Settings) -> list[dict[str, Any]]:

@@ -60,9 +60,10 @@ def handler_detail(runner: Runner) -> dict[str, Any]:
     now = runner._loop.time()
     sources = [subscription.source for subscription in runner.subscriptions]
     answers = any(getattr(source, "answers", False) for source in sources)
+    lane = getattr(sources[0], "default_lane", "") if sources else ""
     return {
         **handler_row(runner),
-        "policy": policy(runner.handler, sources[0].name if sources else "", answers=answers),
+        "policy": policy(runner.handler, sources[0].name if sources else "", lane=lane, answers=answers),
         "seconds": {
             "p50": _quantile(duration, 0.5),
             "p95": _quantile(duration, 0.95),

@@ -12,11 +12,19 @@ __all__ = ["ownership", "policy"]
 _ENDS = {"dead_letter": "is dead-lettered", "drop": "is dropped", "stop": "stops the app"}
 
 
-def policy(handler: Handler, source: str, *, answers: bool = False) -> str:
-    """What the runtime will do with this handler's events, in one sentence. ``source``: what it reads; ``answers``: its senders
-    wait, and are told how the one attempt ended (a receiver in sync mode)."""
+def policy(handler: Handler, source: str, *, lane: str = "", answers: bool = False) -> str:
+    """What the runtime will do with this handler's events, in one sentence.
+
+    Args:
+        handler: whose.
+        source: what it reads.
+        lane: what names the lanes of this source where the user names no key.
+        answers: its senders wait, and are told how the one attempt ended (a receiver in sync mode).
+    """
     retry = handler.retry
-    order = "in order per key" if handler.keyed else "in no order"
+    if handler.keyed:
+        lane = "key"
+    order = f"in order per {lane}" if lane else "in no order"
     words = [
         f"handler {handler.name}: reads {source}, {order}, up to {handler.concurrency} at once, "
         f"{handler.timeout:g} s an attempt, {'one attempt' if answers else f'{retry.attempts} attempts'}"
@@ -26,7 +34,7 @@ def policy(handler: Handler, source: str, *, answers: bool = False) -> str:
             "its sender hears how the attempt ended and keeps what failed; nothing is held or dead-lettered here"
         )
     elif retry.attempts > 1:
-        wait = "its lane waits" if handler.order == "hold" else "others pass it"
+        wait = "its lane waits" if lane and retry.order != "release" else "others pass it"
         words.append(f"while an event waits for a retry, {wait}")
     if not answers:
         words.append(f"what still fails {_ENDS[retry.on_exhausted]}")

@@ -61,7 +61,8 @@ class Source(Protocol):
     ``keeps_order``: events arrive in order and a retry is held or parked by the engine; ``False``: a retry with a delay is
     settled with the source, which brings the delivery back.
 
-    A source may have, beside these: ``default_key(delivery)``, the lane where the user names no key; ``idempotent = False``,
+    A source may have, beside these: ``default_key(delivery)``, the lane where the user names no key, with
+    ``default_lane``, what that is called ("record key"); ``idempotent = False``,
     where it knows by itself what was finished, with ``record(deliveries)``, which keeps their failed attempts durably, and
     ``identity(delivery)``, their name in the ledger of a transactional handler.
     ``extend_every``: seconds between calls of `extend` for what is held, or ``None`` where nothing expires.

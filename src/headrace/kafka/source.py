@@ -57,6 +57,7 @@ class KafkaSource:
     """
 
     keeps_order = True
+    default_lane = "record key"
     extend_every: float | None = None
 
     def __init__(

@@ -36,6 +36,9 @@ class Topic:
         options: librdkafka options of this source's consumer.
     """
 
+    #: What names the lane of an event where the user names no key.
+    default_lane = "record key"
+
     def __init__(
         self,
         name: str,

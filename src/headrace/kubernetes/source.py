@@ -57,6 +57,7 @@ class WatchSource:
     """
 
     keeps_order = True
+    default_lane = "object"
     extend_every: float | None = None
     #: The checkpoint knows what was finished; the ledger is asked by transactional handlers only.
     idempotent = False

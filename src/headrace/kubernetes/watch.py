@@ -41,8 +41,8 @@ class Watch:
         ConfigurationError: settings that cannot be meant.
     """
 
-    #: Its handlers are keyed by object, so a retry holds that object's lane.
-    keyed = True
+    #: What names the lane of an event where the user names no key; a retry holds it.
+    default_lane = "object"
     #: How far it was handled is kept over restarts.
     checkpointed = True
     #: `headrace run --role watcher` runs its handler.
