@@ -239,3 +239,25 @@ async def test_a_crash_between_deleting_and_recreating_begins_at_the_stored_floo
     two = await keyed(connect, server, app)
     assert await handle(two, 4) == ["6", "7", "8", "9"]
     await two.close()
+
+
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+async def test_a_successor_on_a_stream_that_forgets_what_is_acknowledged_skips_nothing(
+    server: NatsServer, connect: Connect, app: str, retention: str
+) -> None:
+    broker = await connect(server)
+    await broker.api.call(
+        f"STREAM.CREATE.{app}", {"name": app, "subjects": [f"{app}.>"], "retention": retention, "storage": "file"}
+    )
+    one, two = await keyed(connect, server, app), await keyed(connect, server, app)
+    await publish(broker, f"{app}.a", events(20))
+    held = await take(one, 10)
+    for position in (0, 1, 5):
+        one.settle(held[position], ACK)
+    await one.flush()
+    successor = asyncio.create_task(take(two, 17))
+    await asyncio.sleep(0.1)
+    vanish(one)
+    # 5 was acknowledged beyond the floor: the stream has forgotten it, so it cannot come again.
+    assert ids(await successor) == [str(n) for n in (2, 3, 4, *range(6, 20))]
+    await two.close()

@@ -115,6 +115,7 @@ async def ensure_consumer(api: Api, stream: Json, wanted: Wanted) -> Json:
     """
     name = stream["config"]["name"]
     _begin(wanted.start)
+    _check_transform(stream, wanted)
     info = await api.consumer(name, wanted.durable)
     if info is None:
         if not wanted.create:
@@ -140,6 +141,22 @@ async def create(api: Api, stream: str, config: Json) -> Json:
         raise ConfigurationError(
             f"JetStream does not create the consumer {config['durable_name']!r} on stream {stream!r}: {error.description}"
         ) from error
+
+
+def _check_transform(stream: Json, wanted: Wanted) -> None:
+    """A stream may store messages under other subjects than they are published to; a consumer sees only those."""
+    transform = stream["config"].get("subject_transform") or {}
+    dest = transform.get("dest")
+    if wanted.subject is None or not dest:
+        return
+    # Its place holders, {{wildcard(1)}} and the like, stand for a token each.
+    stored = ".".join("*" if "{" in token or "$" in token else token for token in dest.split("."))
+    if overlap([wanted.subject], [transform.get("src") or ">"]) and not overlap([wanted.subject], [stored]):
+        raise ConfigurationError(
+            f"the stream {stream['config']['name']!r} stores {wanted.subject!r} under another subject (subject_transform to "
+            f"{dest!r}), so that a consumer of {wanted.subject!r} would get nothing; declare Stream(…, subject=…) with the "
+            "subject that is stored"
+        )
 
 
 def _work_queue(stream: str, durable: str, other: str) -> ConfigurationError:

@@ -71,7 +71,7 @@ class JetStreamSink:
             end = asyncio.get_running_loop().time() + self._broker.ready_within
             while True:
                 try:
-                    await self._locate()
+                    found = await self._locate()
                     break
                 except (Silent, ApiError) as error:
                     if (isinstance(error, ApiError) and not error.transient) or asyncio.get_running_loop().time() > end:
@@ -79,6 +79,11 @@ class JetStreamSink:
                             f"{self.name}: JetStream at {self._broker.url} is not ready: {error}. Is JetStream enabled there?"
                         ) from error
                     await asyncio.sleep(0.2)
+            if found["config"].get("no_ack"):
+                raise ConfigurationError(
+                    f"{self.name}: the stream {found['config']['name']!r} confirms no publishes (no_ack), so nothing could ever "
+                    "be known to be stored; set no_ack to false, or publish to another stream"
+                )
             self._open = True
 
     async def publish(self, publications: Sequence[Publication]) -> Sequence[Published | Exception]:

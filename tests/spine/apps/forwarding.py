@@ -1,4 +1,5 @@
-"""Keyed orders, each forwarded as an invoice, and written down when the handler returns. ``WORK``: seconds of waiting."""
+"""Keyed orders, each forwarded as an invoice (to the channel ``TO``), and written down when the handler returns. ``WORK``: seconds
+of waiting."""
 
 import asyncio
 import os
@@ -11,7 +12,7 @@ history = History(os.environ["HISTORY"])
 WORK = float(os.environ.get("WORK", "0"))
 
 
-@app.on("order.created", key="customer", publishes="invoice.created")
+@app.on("order.created", key="customer", publishes=os.environ.get("TO", "invoice.created"))
 async def bill(order: dict, event: Event) -> dict:
     if WORK:
         await asyncio.sleep(WORK)
