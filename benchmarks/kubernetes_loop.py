@@ -51,7 +51,10 @@ async def main(server: str, certificate: str, token: str) -> None:
     seen = 0
     lines = msgspec.json.Decoder(Change)
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls), headers={"Authorization": f"Bearer {token}"}, read_bufsize=1 << 20
+        connector=aiohttp.TCPConnector(ssl=tls),
+        headers={"Authorization": f"Bearer {token}"},
+        read_bufsize=1 << 20,
+        timeout=aiohttp.ClientTimeout(total=None),
     )
 
     def take(found: Metadata) -> None:
@@ -76,12 +79,16 @@ async def main(server: str, certificate: str, token: str) -> None:
             take(item.metadata)
         version = listed.metadata.resource_version
         del listed
-        async with session.get(url, params={"watch": "true", "resourceVersion": version}) as answer:
-            rest = b""
-            async for chunk in answer.content.iter_any():
-                *whole, rest = (rest + chunk).split(b"\n")
-                for line in whole:
-                    take(lines.decode(line).object.metadata)
+        while True:
+            # A server that is short of time ends the watch of a client that does not keep up.
+            async with session.get(url, params={"watch": "true", "resourceVersion": version}) as answer:
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        found = lines.decode(line).object.metadata
+                        version = found.resource_version
+                        take(found)
 
 
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
