@@ -33,7 +33,7 @@ APP = Path(__file__).parent / "app.py"
 #: Passings of the point before a kill, at most.
 PASSINGS = 12
 #: Seconds for everything to be handled after the load; and after that for a kill that has not happened yet.
-PATIENCE, LATE = 90.0, 3.0
+PATIENCE, LATE = 300.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)

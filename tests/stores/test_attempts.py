@@ -62,7 +62,11 @@ def a_name() -> str:
 
 
 @pytest.mark.parametrize("key", ["customer", None], ids=["held", "released"])
-@pytest.mark.parametrize("broker", ["nats", "kafka"])
+@pytest.mark.parametrize(
+    ("broker", "store"),
+    [("nats", "sqlite"), ("nats", "postgresql"), ("nats", "redis"), ("kafka", "postgresql")],
+    indirect=["store"],
+)
 async def test_of_a_channel(broker, key, store, request):
     name = a_name()
     url = request.getfixturevalue(f"{broker}_server").url

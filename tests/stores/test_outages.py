@@ -1,11 +1,14 @@
 """A store that is away in mid-load: the flow waits and goes on; nothing is handled unprotected, nothing is dropped.
 
-Each outage begins when a third of the events are handled and lasts a second after the flow was seen to wait.
+Each outage begins when a third of the events are handled and lasts a second after the flow was seen to wait; twenty in
+the long form, which is longer than a lease.
 """
 
 import asyncio
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +16,15 @@ from headrace import App, Retry
 from headrace.stores import Transaction
 from headrace.stores import redis as stores_redis
 from headrace.stores.postgres import pool as pools
+from tests.servers.disk import SmallDisk
+from tests.servers.process import Unavailable
 
 EVENTS = 1_200
 PAYMENTS = 400
 CONCURRENCY = 16
+LASTS = pytest.mark.parametrize(
+    "seconds", [1.0, pytest.param(20.0, marks=[pytest.mark.long, pytest.mark.timeout(600)])], ids=["short", "long"]
+)
 #: Short, so that an outage of a second or two is one.
 ANSWER = 0.5
 
@@ -88,6 +96,31 @@ class FullDisk:
         await self.file.do(lambda c: c.execute("DROP TRIGGER full") and None)
 
 
+class SmallDiskFull:
+    """SQLite on a disk of its own without a byte left."""
+
+    def __init__(self, disk: SmallDisk) -> None:
+        self.disk = disk
+        self.url = f"sqlite:///{disk.folder}/store.db"
+
+    async def begin(self) -> None:
+        self.disk.fill()
+
+    async def end(self) -> None:
+        self.disk.clear()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A small disk."""
+    try:
+        made = SmallDisk(tmp_path / "disk", 8 << 20)
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    yield made
+    made.close()
+
+
 @pytest.fixture(
     params=[
         "postgres-paused",
@@ -97,6 +130,7 @@ class FullDisk:
         "redis-killed",
         "redis-cut",
         "sqlite-full",
+        "sqlite-disk",
     ]
 )
 def outage(request, monkeypatch, tmp_path):
@@ -104,7 +138,7 @@ def outage(request, monkeypatch, tmp_path):
     monkeypatch.setattr(pools, "ANSWER", ANSWER)
     monkeypatch.setattr(stores_redis, "ANSWER", ANSWER)
     if store == "sqlite":
-        return FullDisk(tmp_path)
+        return FullDisk(tmp_path) if kind == "full" else SmallDiskFull(request.getfixturevalue("disk"))
     start = request.getfixturevalue(f"start_{store}")
     if kind == "cut":
         return Cut(start, request.getfixturevalue("start_wire"))
@@ -117,7 +151,8 @@ async def until(holds, within: float = 60.0) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_ledger_that_is_away_is_waited_for(outage):
+@LASTS
+async def test_a_ledger_that_is_away_is_waited_for(outage, seconds):
     app = App("shop", broker="memory://", store=outage.url, prefetch=64)
     handled: Counter[int] = Counter()
 
@@ -135,7 +170,7 @@ async def test_a_ledger_that_is_away_is_waited_for(outage):
         await until(lambda: len(handled) >= EVENTS // 3)
         await outage.begin()
         await until(lambda: "waits for the store" in runner.health_detail())
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(seconds)
         # Only what was claimed before is handled meanwhile, and it stays within the prefetch.
         assert len(handled) < EVENTS
         await outage.end()
@@ -147,9 +182,10 @@ async def test_a_ledger_that_is_away_is_waited_for(outage):
     assert handled == Counter(range(EVENTS))
 
 
+@LASTS
 @pytest.mark.parametrize("kind", [Paused, Killed, Cut])
 async def test_a_transactional_handler_waits_for_its_store_and_does_everything_once(
-    kind, start_postgres, start_wire, monkeypatch
+    kind, seconds, start_postgres, start_wire, monkeypatch
 ):
     monkeypatch.setattr(pools, "ANSWER", ANSWER)
     outage = kind(start_postgres, start_wire) if kind is Cut else kind(start_postgres)
@@ -167,7 +203,7 @@ async def test_a_transactional_handler_waits_for_its_store_and_does_everything_o
             await app.publish("order.created", {"number": number, "customer": f"c{number % 50}"})
         await until(lambda: runner.measures.outcomes["ok"] >= PAYMENTS // 3)
         await outage.begin()
-        await asyncio.sleep(2 * ANSWER)
+        await asyncio.sleep(seconds)
         assert runner.measures.outcomes["ok"] < PAYMENTS
         await outage.end()
         await until(lambda: runner.measures.outcomes["ok"] == PAYMENTS)

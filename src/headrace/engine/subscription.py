@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from headrace.engine.delivery import ACK, Delivery
+from headrace.engine.delivery import ACK, Delivery, Outcome
 from headrace.engine.failpoints import passing
 from headrace.engine.ledger import CLAIMED, Identity
 from headrace.engine.measures import SourceMeasures
@@ -30,6 +30,19 @@ log = logging.getLogger("headrace.engine")
 FLUSH_EVERY = 0.2
 
 
+class _Settled:
+    """Stands for the source of a delivery that was acknowledged before it runs: there is nothing more to tell it."""
+
+    __slots__ = ("keeps_order", "name")
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self.keeps_order = source.keeps_order
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """How it ended is nobody's business any more."""
+
+
 class Subscription:
     """Feeds one runner from one source."""
 
@@ -41,6 +54,7 @@ class Subscription:
         self._ledger = runner.outcomes.ledger is not None
         self._default_key = None if runner.handler.key is not None else getattr(source, "default_key", None)
         self._identity = getattr(source, "identity", None)
+        self._settled = _Settled(source)
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -166,6 +180,8 @@ class Subscription:
                 self._unusable(delivery, stage)
                 continue
             good.append(delivery)
+        if handler.ack_first:
+            good, identities = await self._acknowledge_first(good, identities)
         if good:
             first = good[0].event
             if first is not None and "time" in first._attributes:
@@ -178,11 +194,30 @@ class Subscription:
                     if suspicion is not None and suspicion.is_suspect(delivery, identity):
                         delivery._claim = "suspect"
                     runner.enqueue(delivery)
-        if handler.ack_first:
-            for delivery in good:
-                self.source.settle(delivery, ACK)
         if runner.ready and not runner._walking:
             runner.wake()
+
+    async def _acknowledge_first(
+        self, good: list[Delivery], identities: list[Identity]
+    ) -> tuple[list[Delivery], list[Identity]]:
+        """At most once: nothing runs before the source has confirmed that it will not come again. What it does not confirm
+        is not run, for it comes again."""
+        for delivery in good:
+            self.source.settle(delivery, ACK)
+        while True:
+            try:
+                missing = set(await self.source.flush())
+                break
+            except HeadraceError as error:
+                log.warning("source %s: not acknowledged yet, nothing of it is handled: %s", self.source.name, error)
+                await asyncio.sleep(FLUSH_EVERY)
+        pairs = [(one, name) for one, name in zip(good, identities, strict=True) if one not in missing]
+        for delivery in good:
+            if delivery in missing:
+                self.runner.outcomes.let_go(delivery)
+            else:
+                delivery.source = cast("Source", self._settled)
+        return [one for one, _ in pairs], [name for _, name in pairs]
 
     async def _claim(self, good: list[Delivery], identities: list[Identity]) -> None:
         runner = self.runner
