@@ -277,6 +277,19 @@ async def test_a_second_handler_of_a_work_queue_stream_is_refused(
     await first.close()
 
 
+async def test_replicas_that_start_at_once_share_the_consumer_of_a_work_queue(
+    server: NatsServer, connect: Connect, app: str
+) -> None:
+    brokers = [await connect(server) for _ in range(6)]
+    config = {"name": f"W{app}", "subjects": [f"{app}.>"], "retention": "workqueue"}
+    for _ in range(10):
+        await brokers[0].api.call(f"STREAM.CREATE.W{app}", config)
+        sources = [broker.channel(f"{app}.a", binding(broker)) for broker in brokers]
+        await asyncio.gather(*(source.open() for source in sources))
+        await asyncio.gather(*(source.close() for source in sources))
+        await brokers[0].api.call(f"STREAM.DELETE.W{app}")
+
+
 async def test_a_renamed_handler_is_refused_with_both_remedies(server: NatsServer, connect: Connect, app: str) -> None:
     broker = await connect(server)
     await publish(broker, f"{app}.a", events(1))

@@ -130,7 +130,8 @@ async def create(api: Api, stream: str, config: Json) -> Json:
     try:
         return await api.create_consumer(stream, config)
     except ApiError as error:
-        if error.err_code == CONSUMER_EXISTS:
+        if error.err_code in (CONSUMER_EXISTS, *WORKQUEUE_CONSUMERS):
+            # Another replica may have created it a moment ago.
             info = await api.consumer(stream, config["durable_name"])
             if info is not None:
                 return info
@@ -176,6 +177,8 @@ async def _guard(api: Api, stream: Json, wanted: Wanted) -> None:
     expected = {f"{wanted.app}__{handler}" for handler in wanted.handlers}
     async for info in api.pages(f"CONSUMER.LIST.{name}", "consumers"):
         other = info["name"]
+        if other == wanted.durable:
+            continue  # another replica has just created it
         if work_queue and overlap(_filters(info["config"]), [wanted.subject] if wanted.subject else []):
             raise _work_queue(name, wanted.durable, f"consumer {other!r}")
         renamed = other.startswith(f"{wanted.app}__") and other not in expected
