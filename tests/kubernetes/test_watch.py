@@ -213,3 +213,36 @@ async def test_core_events_repeat_as_updates_and_their_expiry_is_dropped(cluster
         await seen.until(told("e2", "add"))
     assert seen.verbs("e1") == ["add", "update"]
     assert [event.attributes["time"] for event in seen.events[:2]] == ["2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"]
+
+
+async def test_a_field_selector_limits_what_is_told(cluster: ApiServer, actor: Actor) -> None:
+    watch = Watch(
+        "configmaps",
+        namespace=actor.namespace,
+        field_selector="metadata.name=wanted",
+        kubeconfig=str(cluster.kubeconfig),
+    )
+    async with Watching(watch) as seen:
+        await seen.ready()
+        await actor.configmap("unwanted")
+        await actor.configmap("wanted")
+        await seen.until(told("wanted", "add"))
+        await actor.delete("configmaps", "wanted")
+        await seen.until(told("wanted", "add", "delete"))
+    assert {event["name"] for event in seen.events} == {"wanted"}
+    assert "deselected" not in seen.events[-1]
+
+
+async def test_several_namespaces_are_watched_and_no_other(cluster: ApiServer, actor: Actor) -> None:
+    second, other = Actor(cluster.kubeconfig), Actor(cluster.kubeconfig)
+    for made in (second, other):
+        await made.begin()
+    watch = Watch("configmaps", namespace=[actor.namespace, second.namespace], kubeconfig=str(cluster.kubeconfig))
+    async with Watching(watch) as seen:
+        await seen.ready()
+        for one in (other, actor, second):
+            await one.configmap("name")
+        await seen.until(lambda events: len(events) == 2)
+    assert {event["namespace"] for event in seen.events} == {actor.namespace, second.namespace}
+    for made in (second, other):
+        await made.close()
