@@ -52,7 +52,12 @@ class Peer:
         self.name = name
         self.arrivals = folder / f"{name}.json"
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")},
+            # Compiled modules are kept, as they are where packages are installed.
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if not key.startswith("HEADRACE_") and key != "PYTHONDONTWRITEBYTECODE"
+            },
             "KUBECONFIG": str(server.kubeconfig),
             "HEADRACE_ADMIN": "127.0.0.1:0",
             "NAMESPACE": "bench",

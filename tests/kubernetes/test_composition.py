@@ -120,3 +120,7 @@ def test_the_lane_is_the_collection_and_the_name() -> None:
 )
 def test_the_time_of_a_core_event_is_its_latest_occurrence(fields: dict[str, Any], time: str) -> None:
     assert composer(EVENTS).event(delta(raw=json.dumps(fields).encode())).attributes["time"] == time
+
+
+def test_a_name_that_a_path_cannot_hold_is_escaped() -> None:
+    assert composer(NODES).event(delta(key="a b?c:d")).subject == "/api/v1/nodes/a%20b%3Fc:d"

@@ -16,7 +16,7 @@ from headrace.kubernetes.objects import Bookmark, Object, Page
 from headrace.kubernetes.reflector import Present, Reflector, Replaced, Timing
 from headrace.kubernetes.status import Status
 from tests.kubernetes.scripted import Exchange, Scripted, hang, synced
-from tests.kubernetes.watching import Notebook, Watching, eventually, told
+from tests.kubernetes.watching import Notebook, Watching, told
 
 
 class Clock:
@@ -158,13 +158,3 @@ async def test_a_server_that_never_finishes_the_handshake_is_given_up(monkeypatc
     server.close()
     for writer in held:
         writer.close()
-
-
-async def test_a_quiet_watch_is_left_open(tmp_path: Path) -> None:
-    async with Scripted(synced(5, "a")) as server:
-        watch = Watch("configmaps", namespace="n", kubeconfig=server.kubeconfig(tmp_path, token="t"))
-        async with Watching(watch, timing=Timing(silence=0.05)) as seen:
-            await seen.until(told("a", "add"))
-            await asyncio.sleep(0.3)
-            await eventually(lambda: seen.source.progress().connected)
-    assert len(server.asked) == 1

@@ -22,6 +22,10 @@ __all__ = ["Resource", "ResourceAbsent", "Resources"]
 _VERSION: Final = re.compile(r"v\d+((alpha|beta)\d+)?")
 
 
+#: Names that need no escaping, as nearly all are.
+_PLAIN: Final = re.compile(r"[a-zA-Z0-9.:_-]*")
+
+
 class ResourceAbsent(HeadraceError):
     """The API server serves no such resource (yet): a definition (CRD) is missing, or the name is wrong."""
 
@@ -52,13 +56,17 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         """The path of a collection, an object or its subresource, escaped."""
         parts = [self.root]
         if namespace and self.namespaced:
-            parts.append(f"namespaces/{quote(namespace, safe='')}")
+            parts.append(f"namespaces/{_escaped(namespace)}")
         parts.append(self.plural)
         if name:
-            parts.append(quote(name, safe=":"))
+            parts.append(_escaped(name))
         if subresource:
             parts.append(subresource)
         return "/".join(parts)
+
+
+def _escaped(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else quote(name, safe=":")
 
 
 class _ApiResource(msgspec.Struct, frozen=True, rename="camel"):
