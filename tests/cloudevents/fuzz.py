@@ -132,7 +132,8 @@ def _as_bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
-def _messages(binding: Any) -> list[Message]:
+def messages(binding: Any) -> list[Message]:
+    """Messages of a binding that are right, in each of its modes."""
     found = []
     for event in _EVENTS:
         for headers, body in (binding.binary(event), binding.structured(event)):
@@ -140,11 +141,13 @@ def _messages(binding: Any) -> list[Message]:
     return found
 
 
-def _in_str(headers: Sequence[Header]) -> list[tuple[Any, Any]]:
+def in_str(headers: Sequence[Header]) -> list[tuple[Any, Any]]:
+    """Headers as libraries hand them over that decode them."""
     return [(name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in headers]
 
 
-def _in_kafka(headers: Sequence[Header]) -> list[tuple[Any, Any]]:
+def in_kafka(headers: Sequence[Header]) -> list[tuple[Any, Any]]:
+    """Headers as clients of Kafka hand them over."""
     return [(name.decode("latin-1"), value) for name, value in headers]
 
 
@@ -166,22 +169,22 @@ def targets() -> list[Target]:
     return [
         Target("JSON", lambda message: [Event.from_json(message.body)], in_json),
         Target("JSON batch", lambda message: Event.from_json_batch(message.body), batch),
-        Target("HTTP", lambda message: http.decode(message.headers, message.body), [*_messages(http), batched]),
+        Target("HTTP", lambda message: http.decode(message.headers, message.body), [*messages(http), batched]),
         Target(
             "HTTP tolerant",
-            lambda message: http.decode(_in_str(message.headers), message.body, tolerant=True),
-            _messages(http),
+            lambda message: http.decode(in_str(message.headers), message.body, tolerant=True),
+            messages(http),
         ),
-        Target("Kafka", lambda message: kafka.decode(_in_kafka(message.headers), message.body), _messages(kafka)),
-        Target("NATS", lambda message: nats.decode(_in_str(message.headers), message.body), _messages(nats)),
+        Target("Kafka", lambda message: kafka.decode(in_kafka(message.headers), message.body), messages(kafka)),
+        Target("NATS", lambda message: nats.decode(in_str(message.headers), message.body), messages(nats)),
         Target(
-            "NATS tolerant", lambda message: nats.decode(message.headers, message.body, tolerant=True), _messages(nats)
+            "NATS tolerant", lambda message: nats.decode(message.headers, message.body, tolerant=True), messages(nats)
         ),
-        Target("MQTT", lambda message: mqtt.decode(_in_str(message.headers), message.body), _messages(mqtt)),
+        Target("MQTT", lambda message: mqtt.decode(in_str(message.headers), message.body), messages(mqtt)),
         Target(
             "MQTT tolerant",
-            lambda message: mqtt.decode(_in_str(message.headers), message.body, tolerant=True),
-            _messages(mqtt),
+            lambda message: mqtt.decode(in_str(message.headers), message.body, tolerant=True),
+            messages(mqtt),
         ),
         Target("CESQL", _expression, [Message((), expression) for expression in EXPRESSIONS], True),
         Target(
