@@ -89,8 +89,9 @@ class Commits:
                         break
                     why = text_of(next(iter(errors.values())))
                     await asyncio.sleep(0.05)
-        if left:
-            log.warning("%s: the last completions of %d partitions were not committed: %s", self._name, len(left), why)
+        lost = sum(partition.dirty for partition, _ in left.values())
+        if lost:
+            log.warning("%s: the last completions of %d partitions were not committed: %s", self._name, lost, why)
         return said
 
     async def _ask(self, commits: Sequence[tuple[Partition, Commit]]) -> dict[Where, Any]:

@@ -207,7 +207,9 @@ class KafkaSource:
                 self._detach(old)
             partition.offsets.limit(self._commits.metadata_limit)
             self._partitions[partition.key] = partition
-            log.info("%s: partition %d from offset %d", self.name, partition.number, partition.offsets.next)
+        if partitions:
+            places = ", ".join(f"{partition.number} from {partition.offsets.next}" for partition in partitions)
+            log.info("%s: partitions %s", self.name, places)
         self._commits.soon()
 
     def _detach(self, old: Partition) -> None:
