@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -73,11 +74,19 @@ class _End:
 
 def _refuse_shared_files(settings: Settings, place: Place) -> None:
     """A SQLite file has one worker at a time."""
+    from headrace.stores.sqlite.ownership import holder_of
+
     for name in ("store", "dead_letters"):
         url = settings[name] or ""
         if place.of > 1 and url.startswith("sqlite:"):
+            holder = holder_of(url.removeprefix("sqlite://")[1:])
+            has = (
+                f"the worker with pid {holder} owns it now"
+                if holder
+                else f"the one with pid {os.getpid()} would own it"
+            )
             raise RefusedError(
-                f"--workers {place.of}: {url} is a SQLite file, which one worker at a time may use; "
+                f"--workers {place.of}: {url} is a SQLite file, which one worker at a time may use, and {has}; "
                 f"run one worker, or name a server: HEADRACE_{name.upper()}=postgresql://…"
             )
 

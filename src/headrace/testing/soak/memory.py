@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+from pathlib import Path
 from typing import Final, NamedTuple
 
 __all__ = ["Growth", "Memory"]
@@ -30,9 +31,10 @@ class Growth(NamedTuple):
 
 
 class Memory:
-    """Samples by process: (seconds since the run began, MiB)."""
+    """Samples by process: (seconds since the run began, MiB). ``file``: where they are also written, one a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
         self._lives: dict[tuple[str, int], list[tuple[float, float]]] = {}
 
     def sample(self, replica: str, pid: int, at: float) -> None:
@@ -40,6 +42,9 @@ class Memory:
         found = resident(pid) if pid else None
         if found is not None:
             self._lives.setdefault((replica, pid), []).append((at, found))
+            if self._file is not None:
+                with self._file.open("a") as samples:
+                    samples.write(f"{replica},{pid},{at:.0f},{found:.2f}\n")
 
     def growth(self) -> Growth:
         """Of the longest life."""

@@ -70,7 +70,7 @@ class Soak:
         self._rate = rate
         self._server = None if broker is not None else Embedded(folder / "nats").start()
         self._broker = broker or (self._server.url if self._server is not None else "")
-        self._memory = Memory()
+        self._memory = Memory(folder / "memory.csv")
         self._outstanding = Outstanding(folder / "history")
         self._steps: Counter[str] = Counter()
         self._found: list[str] = []
