@@ -367,7 +367,9 @@ class Worker:
     async def drain(self) -> bool:
         """Finish what is in flight and close; whether all of it was finished in time."""
         complete = True if self.runtime is None else await self.runtime.drain()
-        if self._records is not None:
+        failure = None if self.runtime is None else self.runtime.failure
+        if self._records is not None and failure is None:
+            # After a failure (a handler's own exit is one) what was delivered is suspect, as after a kill.
             try:
                 await self._records.end(self.app, self.owner.id)
             except HeadraceError as error:
