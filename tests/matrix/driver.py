@@ -69,7 +69,8 @@ class _Run:
         self.name = f"m{uuid4().hex[:10]}"
         self.effects = f"effects_{self.name}"
         few = cell.point in ("parked", "deadlettered")
-        self.points = [f"{cell.point}:{draw.randint(1, 4 if few else PASSINGS)}" for _ in range(kills)]
+        most = 4 if few or cell.source == "kubernetes" else PASSINGS
+        self.points = [f"{cell.point}:{draw.randint(1, most // 2 if few else most)}" for _ in range(kills)]
         (folder / "points").write_text("\n".join(self.points))
         self.sent = load.orders(events, trouble=cell.source != "http-sync")
         broker, environment = self._environment()
@@ -129,6 +130,8 @@ class _Run:
             actor.namespace = self.name
             await actor.begin()
             self.run.start()
+            # Only what is watched is told state by state.
+            self.run.until(self.run.ready, "it is not ready", within=PATIENCE)
             try:
                 states = await load.apply(actor, self.sent, self.history)
             finally:
