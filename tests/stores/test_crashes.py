@@ -27,11 +27,10 @@ def a_store(kind: str, tmp_path, request) -> tuple[str, object]:
     return url, psycopg.connect(url, autocommit=True)
 
 
-def started(*arguments: str) -> subprocess.Popen:
-    """One life of the app: broker, store, stream, and the point at which it ends."""
-    *arguments, point = arguments
+def started(*arguments: str, **environment: str) -> subprocess.Popen:
+    """One life of the app: broker, store, stream; and variables."""
     command = [sys.executable, "-m", "tests.stores.transacting", *arguments]
-    return subprocess.Popen(command, env={**os.environ, "HEADRACE_FAIL_POINT": point}, stdin=subprocess.PIPE)
+    return subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.PIPE)
 
 
 @pytest.mark.timeout(300)
@@ -59,7 +58,7 @@ async def test_a_killed_process_leaves_each_effect_and_each_output_once(kind, po
             )
         async with asyncio.timeout(280):
             while sum(map(len, paid.values())) < CUSTOMERS * EACH:
-                with started(nats_server.url, store, stream, point) as process:
+                with started(nats_server.url, store, stream, HEADRACE_FAIL_POINT=point) as process:
                     try:
                         while process.poll() is None and sum(map(len, paid.values())) < CUSTOMERS * EACH:
                             await asyncio.sleep(0.05)
