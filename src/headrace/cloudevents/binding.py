@@ -106,7 +106,7 @@ class Binding:
                     continue
                 other = value_text(value)
                 found = other.partition(";")[0].strip().lower()
-                if content_type is not None and (essence + found).find(_ANY_FORMAT) >= 0:
+                if content_type is not None and (essence.startswith(_ANY_FORMAT) or found.startswith(_ANY_FORMAT)):
                     raise InvalidEvent(f"the message has more than one {CONTENT_TYPE} header")
                 content_type, essence = other, found
                 self._remember(name, "datacontenttype")
