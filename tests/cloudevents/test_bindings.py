@@ -242,6 +242,14 @@ def test_the_name_tables_are_bounded(binding: ModuleType) -> None:
     assert len(binding.BINDING.names) <= 1_024
 
 
+def test_names_of_others_do_not_keep_the_quick_path_from_ours(binding: ModuleType) -> None:
+    strange = [header(binding, f"strange{index}", "x") for index in range(2_000)]
+    binding.decode([*headers(binding), *strange], b"x")
+    later = headers(binding, cameafterwards="x")
+    binding.decode(later, b"x")
+    assert {name for name, _ in later} <= binding.BINDING.names.keys()
+
+
 def test_header_values_of_a_wrong_kind_are_refused(binding: ModuleType) -> None:
     for value in (None, 5, ["a"]):
         with pytest.raises(InvalidEvent):

@@ -200,7 +200,10 @@ class Binding:
         return name
 
     def _remember(self, name: str | bytes, attribute: str | None) -> None:
-        if len(self.names) < _NAME_TABLE_LIMIT and len(name) <= REMEMBERED_LENGTH:
+        if len(name) <= REMEMBERED_LENGTH:
+            # As with the tables of values: when names fill it, they do not repeat, and those that do come back at once.
+            if len(self.names) >= _NAME_TABLE_LIMIT:
+                self.names.clear()
             if attribute == "datacontenttype" and self.content_type == "spelled":
                 attribute = CONTENT_TYPE if self._folded(name).lower() == CONTENT_TYPE else attribute
             self.names[name] = attribute
