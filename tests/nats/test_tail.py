@@ -115,3 +115,21 @@ async def test_a_message_that_is_no_event_is_logged_and_the_next_one_is_shown(
     assert (await first)[1].id == "9"
     assert f"message 2 of stream {app} is no event" in caplog.text
     await tail.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_work_queue_is_shown_without_taking_from_it(server: NatsServer, connect: Connect, app: str) -> None:
+    broker = await connect(server)
+    await broker.api.call(f"STREAM.CREATE.{app}", {"name": app, "subjects": [f"{app}.>"], "retention": "workqueue"})
+    tail = broker.tail((f"{app}.a",))
+    first = asyncio.ensure_future(anext(tail))
+    number = 0
+    async with asyncio.timeout(10):
+        while not first.done():  # only it knows when it listens
+            await publish(broker, f"{app}.a", events(1, first=number))
+            number += 1
+            await asyncio.wait([first], timeout=0.1)
+    assert (await first)[0] == f"{app}.a"
+    info = await broker.api.stream(app)
+    assert info is not None
+    assert info["state"]["messages"] == number
+    await tail.aclose()  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from headrace.nats.api import ApiError
 from headrace.nats.blocks import decode
 from headrace.nats.client import NoResponders, Silent
 from headrace.nats.consumers import GROUP
-from headrace.nats.message import JetStreamDelivery, facts, plain
+from headrace.nats.message import JetStreamDelivery, facts, plain, prefix_of
 from headrace.nats.notes import Notes
 from headrace.nats.ownership import OwnerRecord, pin_of
 from headrace.nats.pin import Pin
@@ -303,6 +303,7 @@ class OwnedSource(JetStreamSource):
         wants_bytes = self._binding.wants_bytes
         held = self._held
         expected = self._expected
+        prefix = self._prefix
         for position, message in enumerate(messages):
             subject, reply, headers, body = message
             if not reply:
@@ -315,14 +316,15 @@ class OwnedSource(JetStreamSource):
             if batch and (len(batch) >= limit or size + bytes_ > room):
                 tap.messages[:0] = messages[position:]
                 break
-            words = reply.split(b".")
-            first = 4 if len(words) == 9 else 6
+            if not prefix:
+                prefix = self._prefix = prefix_of(reply)
+            delivered, in_stream, in_consumer, _ = reply[prefix:].split(b".", 3)
             count += 1
-            if int(words[first + 2]) != expected:
-                self._gap(int(words[first + 2]), expected)
+            if int(in_consumer) != expected:
+                self._gap(int(in_consumer), expected)
                 break
             expected += 1
-            sequence = int(words[first + 1])
+            sequence = int(in_stream)
             known = held.get(sequence)
             if known is not None:
                 # Delivered again after a rewind, and still in hand: acknowledged by the newer reply.
@@ -335,7 +337,7 @@ class OwnedSource(JetStreamSource):
                     event = plain(subject, headers, body, incarnation.source, str(sequence), wants_bytes)
             except InvalidEvent as found:
                 error = found
-            before = sequence < self._before or words[first] != b"1"
+            before = sequence < self._before or delivered != b"1"
             delivery = JetStreamDelivery(self, event, bytes_, error, before)
             delivery.subject = subject
             delivery.reply = reply

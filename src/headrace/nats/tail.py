@@ -1,4 +1,8 @@
-"""New messages of channels as they come, for a person who watches: ephemeral consumers that acknowledge nothing."""
+"""New messages of channels as they come, for a person who watches: ephemeral consumers that acknowledge nothing.
+
+A stream that deletes what was read (a work queue) takes no second reader: there we listen to the subjects as they are published,
+and what comes while the connection is lost is not shown.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import msgspec
 
 from headrace.errors import InvalidEvent
 from headrace.event import Event
+from headrace.identifiers import random_id
 from headrace.nats.api import ApiError, nanoseconds
 from headrace.nats.blocks import decode
 from headrace.nats.client import Silent, publication
@@ -46,7 +51,7 @@ async def follow(broker: NatsBroker, channels: Sequence[str]) -> AsyncIterator[t
         Silent, ApiError: JetStream does not answer at the start.
     """
     arrived = asyncio.Event()
-    followed: dict[tuple[str, str], _Follower] = {}
+    followed: dict[tuple[str, str], _Follower | _Listener] = {}
 
     def connected() -> None:
         for follower in followed.values():
@@ -63,7 +68,10 @@ async def follow(broker: NatsBroker, channels: Sequence[str]) -> AsyncIterator[t
                     for stream in await _streams(broker, channels):
                         name = stream[0]["config"]["name"], stream[1]
                         if name not in followed:
-                            followed[name] = _Follower(broker, *stream, arrived, history=looked > 0)
+                            if stream[0]["config"].get("retention", "limits") == "limits":
+                                followed[name] = _Follower(broker, *stream, arrived, history=looked > 0)
+                            else:
+                                followed[name] = _Listener(broker, *stream, arrived)
                     for follower in followed.values():
                         await follower.tend()
                 except (Silent, ApiError) as error:
@@ -96,6 +104,42 @@ async def _streams(broker: NatsBroker, channels: Sequence[str]) -> list[tuple[Js
         if info is not None:
             found.append((info, channel))
     return found
+
+
+class _Listener:
+    """Of one stream that deletes what was read: its subjects, as they are published."""
+
+    def __init__(self, broker: NatsBroker, stream: Json, subject: str, arrived: asyncio.Event) -> None:
+        self._connection = broker.connection
+        self._source = incarnation(stream).source
+        subjects = [subject] if subject else stream["config"].get("subjects") or []
+        self._taps = [self._connection.tap(one, arrived.set) for one in subjects]
+
+    async def tend(self) -> None:
+        """A subscription needs no care: it is made again after a reconnect."""
+
+    def again(self) -> None:
+        """See `tend`."""
+
+    def take(self) -> list[tuple[str, Event]]:
+        """What has come."""
+        found = []
+        for tap in self._taps:
+            messages, tap.messages = tap.messages, []
+            for subject, _, headers, body in messages:
+                channel = subject.decode("utf-8", "replace")
+                try:
+                    event = decode(headers, body) or plain(subject, headers, body, self._source, random_id(), False)
+                except InvalidEvent as error:
+                    log.warning("%s: a message is no event: %s", channel, error)
+                else:
+                    found.append((channel, event))
+        return found
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for tap in self._taps:
+            self._connection.untap(tap)
 
 
 class _Follower:

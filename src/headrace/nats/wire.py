@@ -113,7 +113,10 @@ class Link(asyncio.Protocol):
         known = self.taps.get
         size = len(data)
         position = 0
-        last: Tap | None = None
+        # Messages of one subscription come in rows: it is looked up once a row.
+        number = b""
+        tap: Tap | None = None
+        append: Callable[[tuple[bytes, bytes, bytes, bytes]], None] = _nowhere
         while position < size:
             end = find(b"\r\n", position)
             if end < 0:
@@ -124,40 +127,32 @@ class Link(asyncio.Protocol):
                 return position
             kind = data[position]
             start = end + 2
-            if kind == _HMSG:
-                words = data[position + 5 : end].split()
-                headers_size = int(words[-2])
-                stop = start + int(words[-1])
-                if stop + 2 > size:
-                    self._need = stop + 2 - position
-                    return position
-                tap = known(words[1])
-                if tap is not None:
-                    middle = start + headers_size
-                    reply = words[2] if len(words) == 5 else b""
-                    tap.messages.append((words[0], reply, data[start:middle], data[middle:stop]))
-                    if tap is not last:
-                        last = tap
-                        touched.append(tap)
-                position = stop + 2
-            elif kind == _MSG:
-                words = data[position + 4 : end].split()
-                stop = start + int(words[-1])
-                if stop + 2 > size:
-                    self._need = stop + 2 - position
-                    return position
-                tap = known(words[1])
-                if tap is not None:
-                    reply = words[2] if len(words) == 4 else b""
-                    tap.messages.append((words[0], reply, b"", data[start:stop]))
-                    if tap is not last:
-                        last = tap
-                        touched.append(tap)
-                position = stop + 2
-            else:
+            if kind != _HMSG and kind != _MSG:
                 self.connection.control(data[position:end])
                 position = start
+                continue
+            words = data[position:end].split()
+            stop = start + int(words[-1])
+            if stop + 2 > size:
+                self._need = stop + 2 - position
+                return position
+            if words[2] != number:
+                number = words[2]
+                tap = known(number)
+                append = _nowhere if tap is None else tap.messages.append
+                if tap is not None and tap not in touched:
+                    touched.append(tap)
+            if kind == _HMSG:
+                middle = start + int(words[-2])
+                append((words[1], words[3] if len(words) == 6 else b"", data[start:middle], data[middle:stop]))
+            else:
+                append((words[1], words[3] if len(words) == 5 else b"", b"", data[start:stop]))
+            position = stop + 2
         return position
+
+
+def _nowhere(message: tuple[bytes, bytes, bytes, bytes]) -> None:
+    """A message of a subscription that has ended."""
 
 
 def header_pairs(block: bytes) -> list[list[str]]:
