@@ -9,12 +9,11 @@ from pathlib import Path
 
 from headrace.testing.history import History
 from tests.spine.conftest import Start
-from tests.spine.process import orders, publish, verdict
+from tests.spine.process import orders, verdict
 
 
 def test_a_drain_under_load_ends_with_0_and_the_successor_goes_on(tmp_path: Path, start: Start) -> None:
-    run = start(WORK="0.005", HEADRACE_STORE=f"sqlite:///{tmp_path}/ledger.db")
-    publish(run, orders(2000, 20))
+    run = start(WORK="0.02", HEADRACE_STORE=f"sqlite:///{tmp_path}/ledger.db", backlog=orders(2000, 20))
     run.until_handled(200)
     assert run.stop() == 0
     assert len(run.handled()) < 2000, "it was over before the signal came"
@@ -28,8 +27,7 @@ def test_a_drain_under_load_ends_with_0_and_the_successor_goes_on(tmp_path: Path
 
 
 def test_sigint_drains_as_sigterm_does_and_ends_with_130(start: Start) -> None:
-    run = start(WORK="0.005")
-    publish(run, orders(1000, 20))
+    run = start(WORK="0.02", backlog=orders(1000, 20))
     run.until_handled(100)
     assert run.stop(signal.SIGINT) == 130
     run.start()
