@@ -1,6 +1,7 @@
 """Three replicas of one app, killed, stopped and continued, and drained in turn: nothing lost, order per key kept."""
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -15,6 +16,8 @@ from tests.spine.process import Counting, Publisher, Run, orders, publish_jobs, 
 
 #: Deliveries that a handler of the default concurrency holds at most: 64 running and 256 prefetched.
 HELD = 320
+#: The long form's order of faults.
+SEED = int(os.environ.get("HEADRACE_SEED", "1"))
 LONG = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 
@@ -80,7 +83,7 @@ def stopped_and_continued(replicas: list[Run], old: Run, pids: set[int], beyond:
     ("events", "rounds", "ack_wait", "seed"),
     [
         pytest.param(4000, 1, 2, 1, id="short"),
-        *[pytest.param(100_000, 3, 30, seed, id=f"long, seed {seed}", marks=LONG) for seed in (1, 2)],
+        pytest.param(100_000, 3, 30, SEED, id="long", marks=LONG),
     ],
 )
 def test_replicas_hand_over_keyed_events_without_losing_or_skipping_any(
