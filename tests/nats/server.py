@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from headrace.nats.embedded import binary
+from tests.servers.ports import free_ports
 
 
 class NatsServer:
@@ -29,9 +30,8 @@ class NatsServer:
     def start(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
+            # One that no client is given by the kernel while this server is down.
+            (self.port,) = free_ports(1)
         configuration = self.folder / "nats.conf"
         self.write()
         with (self.folder / "nats.log").open("ab") as log:

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +12,9 @@ from headrace.engine.dead_letters import Action, DeadLetter, letter_id
 from headrace.engine.delivery import ACK
 from headrace.engine.source import Credit
 from headrace.errors import StoreUnavailable
+from headrace.nats import reading
 from headrace.nats.owner import OwnedSource
+from headrace.testing.conformance.records import make_letter
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import events, handle, ids, nothing_comes, publish, take
 from tests.nats.server import NatsServer
@@ -243,3 +247,30 @@ async def test_a_replay_finds_an_owner_on_a_quiet_consumer(server: NatsServer, c
     await asyncio.gather(fetching, return_exceptions=True)
     await replays.close()
     await owner.close()
+
+
+async def test_a_scan_goes_on_where_the_server_ends_it_too_early(
+    server: NatsServer, connect: Connect, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a loaded server, with letters replaced meanwhile, its count of what is left was too low."""
+    broker = await connect(server)
+    letters = broker.dead_letters(app)
+    assert letters is not None
+    await letters.open()
+    await letters.put([make_letter(number, app=app) for number in range(250)])
+    read_from = reading._read_from
+    begun = []
+
+    async def ended_early(*arguments: Any) -> AsyncIterator[reading.Read]:
+        begun.append(arguments[3])
+        count = 0
+        async for message in read_from(*arguments):
+            yield message
+            count += 1
+            if count == 100:
+                return
+
+    monkeypatch.setattr(reading, "_read_from", ended_early)
+    found = [stored.letter.event_id async for stored in letters.scan(app)]
+    assert found == [f"order-{number}" for number in range(250)]
+    assert begun == [1, 101, 201]

@@ -140,7 +140,7 @@ async def test_a_message_larger_than_all_byte_credit_passes_alone(
     source = broker.channel(f"{app}.a", binding(broker))
     await source.open()
     seen: list[str] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(seen) < 5:
             batch = await source.fetch(Credit(10, 5000))
             assert len(batch) == 1 or sum(delivery.size for delivery in batch) <= 5000
@@ -156,7 +156,7 @@ async def test_a_lone_message_is_not_kept_waiting_for_company(server: NatsServer
     source = broker.channel(f"{app}.a", binding(broker))
     await source.open()
     for n in range(5):
-        waiting = asyncio.create_task(handle(source, 1, within=5))
+        waiting = asyncio.create_task(handle(source, 1))
         await asyncio.sleep(0.02)
         await publish(broker, f"{app}.a", events(1, first=n))
         assert await waiting == [str(n)]
@@ -197,7 +197,7 @@ async def test_what_is_handed_back_goes_to_another_replica_at_once(
     await source.close()
     second = other.channel(f"{app}.a", binding(other))
     await second.open()
-    assert sorted(await handle(second, 5, within=5)) == ["1", "2", "3", "4", "5"]
+    assert sorted(await handle(second, 5)) == ["1", "2", "3", "4", "5"]
     await second.close()
 
 
@@ -211,7 +211,7 @@ async def test_a_cancelled_fetch_loses_nothing(server: NatsServer, connect: Conn
     fetching.cancel()
     await publishing
     await asyncio.gather(fetching, return_exceptions=True)
-    assert sorted(await handle(source, 10, within=5), key=int) == [str(n) for n in range(10)]
+    assert sorted(await handle(source, 10), key=int) == [str(n) for n in range(10)]
     await source.close()
 
 

@@ -116,7 +116,9 @@ async def test_unhandled_requests_are_refused_when_the_source_closes(
     source = Subject(f"{app}.x").bind(binding(broker))
     await source.open()
     asking = asyncio.create_task(other.connection.ask(f"{app}.x"))
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        while not source.progress().lag_events:
+            await asyncio.sleep(0.01)
     await source.close()
     headers, _ = await asking
     assert dict(header_pairs(headers))["Nats-Service-Error-Code"] == "503"

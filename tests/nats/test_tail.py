@@ -19,7 +19,7 @@ async def watching(broker: NatsBroker, *channels: str) -> tuple[Tail, asyncio.Fu
     """A tail that is under way: its consumers exist, its first event is awaited."""
     tail = broker.tail(channels)
     first = asyncio.ensure_future(anext(tail))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not [info async for name in names(broker, channels) async for info in consumers(broker, name)]:
             await asyncio.sleep(0.02)
     return tail, first
@@ -47,7 +47,7 @@ async def test_only_what_comes_from_now_on_is_shown_and_no_consumer_stays(
     found = [await first, await anext(tail), await anext(tail)]
     assert [(channel, event.id) for channel, event in found] == [(f"{app}.a", str(n)) for n in (3, 4, 5)]
     await tail.aclose()  # type: ignore[attr-defined]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while [name async for name in consumers(broker, app)]:
             await asyncio.sleep(0.02)
 
@@ -70,7 +70,7 @@ async def test_without_a_channel_all_are_shown_and_records_are_not(
     await publish(broker, f"{app}.a", events(1))
     tail = broker.tail(())
     first = asyncio.ensure_future(anext(tail))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not [name async for name in consumers(broker, app)]:
             await asyncio.sleep(0.02)
     await broker.bucket.open()
@@ -78,7 +78,7 @@ async def test_without_a_channel_all_are_shown_and_records_are_not(
     # Other tests share the server: only this app's channel is looked at.
     await publish(broker, f"{app}.a", events(1, first=7))
     found = await first
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while found[0] != f"{app}.a":
             assert not found[0].startswith("$KV.")
             found = await anext(tail)

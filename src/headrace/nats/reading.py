@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from headrace.nats.api import nanoseconds
+from headrace.nats.api import NO_MESSAGE, ApiError, nanoseconds
 from headrace.nats.client import Silent, publication
 from headrace.nats.message import facts
 from headrace.nats.wire import status
@@ -44,20 +44,45 @@ async def read_stream(
     Raises:
         ApiError: there is no such stream. Silent: the server does not answer.
     """
+    state = (await broker.api.call(f"STREAM.INFO.{stream}"))["state"]
+    end = state["last_seq"]
+    start: int | None = 1 if state["messages"] else None
+    while start is not None and start <= end:
+        last = start - 1
+        async for message in _read_from(broker, stream, subject, start, end, headers_only):
+            last = message.sequence
+            yield message
+        # Where messages are replaced meanwhile, the server's count of what is left is too low at times, and it says too
+        # early that it has sent everything.
+        start = await _next(broker, stream, subject, last + 1)
+
+
+async def _next(broker: NatsBroker, stream: str, subject: str, sequence: int) -> int | None:
+    """The sequence of the first message at or after one."""
+    try:
+        found = await broker.api.call(f"STREAM.MSG.GET.{stream}", {"seq": sequence, "next_by_subj": subject})
+    except ApiError as error:
+        if error.err_code == NO_MESSAGE:
+            return None
+        raise
+    return int(found["message"]["seq"])
+
+
+async def _read_from(
+    broker: NatsBroker, stream: str, subject: str, start: int, end: int, headers_only: bool
+) -> AsyncIterator[Read]:
+    """Messages from ``start`` to ``end``, until the server says that there are no more."""
     api, connection = broker.api, broker.connection
     config = {
         "ack_policy": "none",
-        "deliver_policy": "all",
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": start,
         "filter_subject": subject,
         "headers_only": headers_only,
         "inactive_threshold": nanoseconds(30),
         "mem_storage": True,
         "num_replicas": 1,
     }
-    state = (await api.call(f"STREAM.INFO.{stream}"))["state"]
-    if not state["messages"]:
-        return
-    end = state["last_seq"]
     made = await api.call(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
     name = made["name"]
     arrived = asyncio.Event()
