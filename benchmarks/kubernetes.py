@@ -190,10 +190,11 @@ def row_latency(server: ApiServer, pods: int, rounds: int) -> None:
                     peer.close()
         timed = list(begun)[WARM:]
         delays = {name: sorted((arrivals[name][one] - begun[one]) * 1000 for one in timed) for name in names}
+        later = sorted((arrivals["headrace"][one] - arrivals["bare loop"][one]) * 1000 for one in timed)
         for at, quantile in (("p50", 0.5), ("p99", 0.99)):
             for name in names:
                 each[name][at].append(delays[name][int(len(timed) * quantile)])
-            over[at].append(each["headrace"][at][-1] - each["bare loop"][at][-1])
+            over[at].append(later[int(len(timed) * quantile)])
     for name in names:
         line = {f"{at}_ms": round(statistics.median(values), 3) for at, values in each[name].items()}
         print(json.dumps({"row": f"change to handler at {TIMED_RATE:g} a second", "peer": name, **line}), flush=True)
