@@ -141,7 +141,8 @@ def row_informer(server: ApiServer, pods: int, rounds: int) -> None:
                     peer.until(pods)
                     time.sleep(2)  # whatever it still does with the list (a checkpoint) belongs to the list
                     listed = peer.use()
-                    asyncio.run(change(server, range(turn * changes % pods, turn * changes % pods + changes), RATE))
+                    first = turn * changes % pods
+                    rate = asyncio.run(change(server, range(first, first + changes), RATE))
                     peer.until(pods + changes)
                     time.sleep(2)
                     changed = peer.use()
@@ -153,12 +154,16 @@ def row_informer(server: ApiServer, pods: int, rounds: int) -> None:
                     "cpu_per_1000_changes": (changed.cpu - listed.cpu) * 1000 / changes,
                     "memory": changed.memory,
                     "peak": changed.peak,
+                    "changes_a_second": rate,
                 }
             )
     ours = found["headrace"]
     for name, uses in found.items():
         line: dict[str, object] = {"row": f"{pods} pods listed, then {RATE:g} changes a second", "peer": name}
         for what in uses[0]:
+            if what == "changes_a_second":
+                line[what] = round(statistics.median(use[what] for use in uses), 1)
+                continue
             line[what] = round(statistics.median(use[what] for use in uses), 2)
             ratios = [mine[what] / use[what] for mine, use in zip(ours, uses, strict=True) if use[what]]
             line[f"{what}_headrace_to_it"] = round(statistics.median(ratios), 3) if ratios else None
@@ -168,6 +173,7 @@ def row_informer(server: ApiServer, pods: int, rounds: int) -> None:
 def row_latency(server: ApiServer, pods: int, rounds: int) -> None:
     """From a change to the handler, beside the bare loop."""
     names = ("headrace", "bare loop")
+    rates: list[float] = []
     over: dict[str, list[float]] = {"p50": [], "p99": []}
     each: dict[str, dict[str, list[float]]] = {name: {"p50": [], "p99": []} for name in names}
     for _ in range(rounds):
@@ -181,7 +187,7 @@ def row_latency(server: ApiServer, pods: int, rounds: int) -> None:
                 time.sleep(2)
                 begun: dict[str, float] = {}
                 numbers = [n % pods for n in range(TIMED)]
-                asyncio.run(change(server, numbers, TIMED_RATE, begun))
+                rates.append(asyncio.run(change(server, numbers, TIMED_RATE, begun)))
                 for peer in peers:
                     peer.until(total)
                 arrivals = {peer.name: json.loads(peer.arrivals.read_text()) for peer in peers}
@@ -197,16 +203,17 @@ def row_latency(server: ApiServer, pods: int, rounds: int) -> None:
             over[at].append(later[int(len(timed) * quantile)])
     for name in names:
         line = {f"{at}_ms": round(statistics.median(values), 3) for at, values in each[name].items()}
-        print(json.dumps({"row": f"change to handler at {TIMED_RATE:g} a second", "peer": name, **line}), flush=True)
+        line["changes_a_second"] = round(statistics.median(rates), 1)
+        print(json.dumps({"row": "change to handler", "peer": name, **line}), flush=True)
     line = {f"{at}_ms": round(statistics.median(values), 3) for at, values in over.items()}
     print(json.dumps({"row": "headrace over the bare loop", **line}), flush=True)
 
 
 async def change(
     server: ApiServer, numbers: range | list[int], rate: float, begun: dict[str, float] | None = None
-) -> None:
+) -> float:
     async with Load(server.url, str(server.certificate), ADMIN) as load:
-        await load.change(numbers, rate, begun)
+        return await load.change(numbers, rate, begun)
 
 
 async def fill(server: ApiServer, pods: int) -> None:
