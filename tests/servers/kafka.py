@@ -156,6 +156,8 @@ class Kafka(Server):
             "group.consumer.min.heartbeat.interval.ms": "100",
             "group.consumer.heartbeat.interval.ms": "200",
             "group.consumer.min.session.timeout.ms": "1000",
+            # Members of the new protocol have the broker's; by default a killed one is missed after 45 seconds.
+            "group.consumer.session.timeout.ms": "6000",
             # Without it the cleaner takes 128 MB, more than the heap.
             "log.cleaner.dedupe.buffer.size": "2097152",
             "log.cleaner.backoff.ms": "200",
