@@ -232,7 +232,7 @@ async def test_a_fast_producer_does_not_fill_the_memory_of_a_slow_consumer(at: H
     group = reader.source._group
     assert group is not None
     await until(lambda: not group.has_room())
-    await until(lambda: group._paused)
+    await until(lambda: group.ownership.paused)
     held = group.crossed_bytes - group.taken_bytes
     assert held < 16 * 1024 * 1024 + 2000 * 30_000 // 4
     # And it goes on when there is room.

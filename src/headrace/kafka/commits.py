@@ -101,7 +101,7 @@ class Commits:
         assert group is not None
 
         def commit(consumer: Any) -> dict[Where, Any]:
-            ours = [text for partition, text in commits if group.assigned.get(partition.key) is partition]
+            ours = [text for partition, text in commits if group.ownership.assigned.get(partition.key) is partition]
             return commit_all(consumer, ours) if ours else {}
 
         try:

@@ -23,8 +23,10 @@ from headrace.event import Event
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.commits import Commits
 from headrace.kafka.committing import Commit
+from headrace.kafka.crossing import Assigned, Ended, Failed, Revocation, Told
 from headrace.kafka.faults import text_of
-from headrace.kafka.group import GRACE, Assigned, Ended, Failed, Group, Revocation, Told
+from headrace.kafka.group import Group
+from headrace.kafka.ownership import GRACE
 from headrace.kafka.partition import KafkaDelivery, Partition
 from headrace.kafka.plain import plain_event
 from headrace.kafka.start import Start, pin
@@ -510,7 +512,7 @@ class KafkaSource:
     @property
     def rebalances(self) -> int:
         """Assignments and revocations since the start."""
-        return 0 if self._group is None else self._group.rebalances
+        return 0 if self._group is None else self._group.ownership.rebalances
 
     @property
     def poll_age(self) -> float:

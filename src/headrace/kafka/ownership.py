@@ -1,0 +1,226 @@
+"""Which partitions the member has: what a rebalance gives it, where each is read from, what is said when it goes.
+
+The client calls in from a poll, on the poll thread; everything here blocks that thread and no other. A revocation waits for
+the loop to settle what runs (`Revocation`), with a limit; the loop never waits for this thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from headrace.errors import HeadraceError
+from headrace.kafka.admin import EARLIEST, Admin, Where
+from headrace.kafka.committing import EVERY, Commit, commit_all, may_commit_later
+from headrace.kafka.crossing import Assigned, Failed, Item, Revocation, Told
+from headrace.kafka.faults import fatal_for_consumer, text_of
+from headrace.kafka.partition import Partition
+from headrace.kafka.start import Start, find_start
+
+__all__ = ["GRACE", "Ownership"]
+
+log = logging.getLogger("headrace.kafka")
+
+#: Seconds that attempts of revoked partitions get before they are cancelled, uncounted.
+GRACE: Final = 10.0
+#: Seconds in which the last commit of revoked partitions is tried again: the coordinator moves, or another rebalance begins.
+_LAST_COMMIT: Final = 3.0
+
+
+class Ownership:
+    """The partitions of one member.
+
+    Parameters:
+        group: its id. eager: the assignor moves all partitions at each rebalance. several: lanes must tell topics apart.
+        start: where a partition without a commit begins.
+        post: hands an item to the loop. tell: a sentence for people. joined: called at each assignment.
+        closing: whether the member is about to leave.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        group: str,
+        eager: bool,
+        several: bool,
+        start: Start,
+        admin: Admin,
+        post: Callable[[Item], None],
+        tell: Callable[[str], None],
+        joined: Callable[[], None],
+        closing: Callable[[], bool],
+    ) -> None:
+        self.name = name
+        self.assigned: dict[Where, Partition] = {}
+        self.rebalances = 0
+        #: Partitions that went during the client's call that is under way: what it returns of them is void.
+        self.gone: set[Where] = set()
+        #: What is assigned from now on is paused at once.
+        self.paused = False
+        self._group_id = group
+        self._eager = eager
+        self._several = several
+        self._start = start
+        self._admin = admin
+        self._post = post
+        self._tell = tell
+        self._joined = joined
+        self._closing = closing
+
+    # Called by the client inside a poll
+
+    def on_assign(self, consumer: Any, tps: list[Any]) -> None:
+        """These came to us, by this assignment; perhaps none."""
+        self.rebalances += 1
+        self._joined()
+        partitions: list[Partition] = []
+        pause = 0.05
+        while tps and not self._closing():
+            try:
+                partitions = self._starts(consumer, [(tp.topic, tp.partition) for tp in tps])
+                break
+            except HeadraceError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever the client raises, the assignment waits for an answer
+                fatal = fatal_for_consumer(error, where=self.name, group=self._group_id)
+                if fatal is not None:
+                    self._post(Failed(fatal))
+                    return
+                self._tell(f"the committed offsets could not be read; asking again: {text_of(error)}")
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+        by_where = {partition.key: partition for partition in partitions}
+        for tp in tps:
+            if (tp.topic, tp.partition) in by_where:
+                tp.offset = by_where[tp.topic, tp.partition].offsets.watermark()
+        (consumer.assign if self._eager else consumer.incremental_assign)(tps)
+        if self.paused and tps:
+            consumer.pause(tps)
+        self.assigned.update(by_where)
+        self._post(Told(""))
+        self._post(Assigned(partitions))
+
+    def _starts(self, consumer: Any, wheres: Sequence[Where]) -> list[Partition]:
+        from confluent_kafka import TopicPartition
+
+        topics = sorted({topic for topic, _ in wheres})
+        facts = self._admin.topics(topics)
+        missing = [topic for topic in topics if facts[topic] is None]
+        asked = {
+            (topic, number)
+            for topic in topics
+            for number in range(0 if facts[topic] is None else facts[topic].partitions)  # type: ignore[union-attr]
+        }
+        if missing:
+            log.warning("%s: topic %s has gone while its partitions were assigned", self.name, missing[0])
+        answer = consumer.committed([TopicPartition(*where) for where in sorted(asked | set(wheres))], timeout=10.0)
+        committed = {(tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in answer if tp.offset >= 0}
+
+        def by_time(late: Sequence[Where], milliseconds: int) -> dict[Where, int]:
+            found = consumer.offsets_for_times([TopicPartition(*where, milliseconds) for where in late], timeout=10.0)
+            return {(tp.topic, tp.partition): tp.offset for tp in found}
+
+        return find_start(
+            [where for where in wheres if where[0] not in missing],
+            committed,
+            admin=self._admin,
+            facts=facts,
+            start=self._start,
+            by_time=by_time,
+            several_topics=self._several,
+            tell=self._tell,
+        )
+
+    def restart(self, consumer: Any, where: Where) -> None:
+        """The log does not have the offset that is asked for: retention was faster, or the topic is another one.
+
+        What was read before goes on; only where to read from is found anew.
+        """
+        topic, number = where
+        old = self.assigned.get(where)
+        facts = self._admin.topics([topic])[topic] if old is not None else None
+        if old is None or facts is None:
+            return
+        low = self._admin.offsets([where], EARLIEST)[where]
+        if facts.id == old.topic_id and low >= self._position(consumer, where):
+            missed = low - self._position(consumer, where)
+            self._tell(
+                f"partition {number} of topic {topic} begins at {low} now: up to {missed} events were removed by "
+                "retention before they were read"
+            )
+            old.expired += missed
+            self._read_from(consumer, topic, number, low)
+            return
+        (partition,) = self._starts(consumer, [where])
+        self.assigned[where] = partition
+        self._read_from(consumer, topic, number, partition.offsets.watermark())
+        self._post(Assigned([partition]))
+
+    def _read_from(self, consumer: Any, topic: str, number: int, offset: int) -> None:
+        """Go to an offset. A partition that the client has given up reading cannot be sought in: it is assigned anew."""
+        from confluent_kafka import TopicPartition
+
+        place = TopicPartition(topic, number, offset)
+        if not self._eager:
+            consumer.incremental_unassign([place])
+            consumer.incremental_assign([place])
+            return
+        others = [where for where in self.assigned if where != (topic, number)]
+        positions = [TopicPartition(*where, self._position(consumer, where)) for where in others]
+        consumer.assign([*positions, place])
+
+    def _position(self, consumer: Any, where: Where) -> int:
+        """The offset that is read next."""
+        from confluent_kafka import TopicPartition
+
+        (tp,) = consumer.position([TopicPartition(*where)])
+        return int(tp.offset) if tp.offset >= 0 else self.assigned[where].offsets.next
+
+    def on_revoke(self, consumer: Any, tps: list[Any]) -> None:
+        """These are to go to another member: settle, commit, let go."""
+        wheres = [(tp.topic, tp.partition) for tp in tps]
+        self.rebalances += 1
+        revocation = self.leave(wheres, lost=False)
+        if revocation.wait(GRACE + 5.0):
+            self._commit_last(consumer, revocation.commits)
+        else:
+            log.error("%s: the loop stands still; partitions %s are given up uncommitted", self.name, wheres)
+        self._unassign(consumer, tps)
+
+    def on_lost(self, consumer: Any, tps: list[Any]) -> None:
+        """These have gone already, perhaps to another member."""
+        self.rebalances += 1
+        self.leave([(tp.topic, tp.partition) for tp in tps], lost=True)
+        self._unassign(consumer, tps)
+
+    def leave(self, wheres: list[Where], *, lost: bool) -> Revocation:
+        """Forget these here, and have the loop do so; what it answers is in the revocation."""
+        self.gone.update(wheres)
+        for where in wheres:
+            self.assigned.pop(where, None)
+        revocation = Revocation(wheres, lost=lost)
+        self._post(revocation)
+        return revocation
+
+    def _unassign(self, consumer: Any, tps: list[Any]) -> None:
+        if self._eager:
+            consumer.unassign()
+        else:
+            consumer.incremental_unassign(tps)
+
+    def _commit_last(self, consumer: Any, commits: Sequence[Commit]) -> None:
+        """The last word on partitions that go to another member; what it does not reach is handled again there."""
+        end = time.monotonic() + _LAST_COMMIT
+        while commits:
+            errors = commit_all(consumer, commits)
+            commits = [commit for commit in commits if commit[:2] in errors or EVERY in errors]
+            if not commits:
+                return
+            why = next(iter(errors.values()))
+            if not may_commit_later(why) or time.monotonic() > end:
+                log.warning("%s: the last commit of %d partitions failed: %s", self.name, len(commits), text_of(why))
+                return
+            time.sleep(0.05)
