@@ -103,7 +103,8 @@ class Harness:
             "parked": Credit(10_000, 64 << 20),
             "timeout": 30.0,
             "broker": self.broker,
-            "handlers": (handler,),
+            # Those that the tests use on one topic: none of them is another one renamed.
+            "handlers": ("bill", "one", "two", "late", "all", "again"),
         }
         return Binding(**values | changes)
 

@@ -11,6 +11,7 @@ import pytest
 from headrace import App, Event, Reject, Retry
 from headrace.engine.replays import replay_letter
 from headrace.errors import RefusedError
+from headrace.kafka import Topic
 from headrace.policy import exponential
 from tests.kafka.harness import Harness, until
 
@@ -176,7 +177,8 @@ async def test_a_drain_commits_what_was_finished_and_leaves_the_rest(at: Harness
     assert sorted(first + seen) == list(range(100))
 
 
-async def test_a_renamed_handler_is_refused_with_both_remedies(at: Harness) -> None:
+@pytest.mark.parametrize("declared", [False, True], ids=["channel", "topic"])
+async def test_a_renamed_handler_is_refused_with_both_remedies(at: Harness, declared: bool) -> None:
     await at.make_topic()
     at.fill(5)
     done = 0
@@ -184,7 +186,7 @@ async def test_a_renamed_handler_is_refused_with_both_remedies(at: Harness) -> N
     def make(name: str) -> App:
         app = App(at.app, broker=at.url, store="memory://")
 
-        @app.on(at.topic, name=name)
+        @app.on(Topic(at.topic) if declared else at.topic, name=name)
         async def handler(event: Event) -> None:
             nonlocal done
             done += 1

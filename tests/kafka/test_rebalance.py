@@ -14,6 +14,7 @@ from headrace.errors import RefusedError
 from headrace.kafka import Topic
 from headrace.kafka.completed import decode
 from headrace.kafka.partition import KafkaDelivery
+from headrace.kafka.watch import Watch
 from tests.kafka.harness import Harness, Reader, numbers, until
 
 PROTOCOLS = ["classic", "consumer"]
@@ -66,7 +67,7 @@ async def test_a_revoked_partition_settles_what_runs_and_voids_what_has_not_begu
 async def test_an_attempt_that_does_not_end_in_time_is_voided_and_the_group_goes_on(
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.kafka.source.GRACE", 0.3)
+    monkeypatch.setattr("headrace.kafka.farewells.GRACE", 0.3)
     await at.make_topic(2)
     for partition in range(2):
         at.fill(1, partition=partition, first=partition)
@@ -94,7 +95,7 @@ async def test_partitions_stay_where_they_are_when_others_move(at: Harness) -> N
         delivery.attempt = 1
     second = await at.reader()
     await asyncio.sleep(0)
-    await until(lambda: len(first.source._revoking) == 1)
+    await until(lambda: len(first.source._farewells._under_way) == 1)
     kept = owned(first)
     assert len(kept) == 2
     stay = [delivery for delivery in got if delivery.partition.number in kept]
@@ -233,3 +234,38 @@ async def test_members_join_and_leave_and_order_per_key_holds(at: Harness, proto
         assert seen == sorted(set(seen)), f"{key}: {[pair for pair in pairwise(seen) if pair[0] >= pair[1]]}"
     assert handled == set(range(total))
     assert sum(offset for offset, _ in (await at.committed()).values()) == total
+
+
+async def test_a_commit_that_was_made_before_its_partition_moved_is_not_sent_after(at: Harness) -> None:
+    """It would overwrite what the last owner said at the end, or what the new one has said since."""
+    await at.make_topic(2)
+    for partition in range(2):
+        at.fill(5, partition=partition, first=partition * 10)
+    reader = await at.reader()
+    got = await reader.take(10)
+    await until(lambda: not any(partition.dirty for partition in reader.source._partitions.values()))
+    group = reader.source._group
+    assert group is not None
+    moved = group.ownership.assigned.pop((at.topic, 0))
+    reader.ack(got)
+    await reader.source.flush()
+    commits = await at.committed()
+    assert (commits[0][0], commits[1][0]) == (0, 5)
+    group.ownership.assigned[at.topic, 0] = moved
+
+
+async def test_a_consumer_that_is_alive_and_brings_nothing_is_rebuilt(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "every", 0.5)
+    await at.make_topic()
+    at.fill(5)
+    reader = await at.reader()
+    reader.ack(await reader.take(5))
+    group = reader.source._group
+    assert group is not None
+    # Stands for whatever makes a client fetch no more and say nothing.
+    await asyncio.wrap_future(group.call(lambda consumer: consumer.pause(consumer.assignment())))
+    at.fill(5, first=5)
+    assert numbers(await reader.take(5, seconds=60)) == [5, 6, 7, 8, 9]
+    assert reader.source.progress().reconnects == 1

@@ -95,6 +95,7 @@ class KafkaBroker:
             start=binding.start if topic.start is None else topic.start,
             shape=None if topic.is_pattern else self._declared_shape(topic),
             options=topic.options,
+            guarded=topic.group is None and not topic.is_pattern,
         )
 
     def _source(

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from headrace.errors import StoreUnavailable
-from headrace.kafka.faults import text_of
+from headrace.kafka.faults import code_of, text_of
 
 __all__ = ["CompactedTopic"]
 
 _END_OF_PARTITION: Final = -191
 _BATCH: Final = 500
+#: No such topic or partition yet, no leader, another leader.
+_NO_LEADER: Final = frozenset({3, 5, 6})
 
 
 class CompactedTopic:
@@ -61,10 +63,20 @@ class CompactedTopic:
                 raise StoreUnavailable(f"topic {self.topic} cannot be read: {text_of(error)}") from error
 
     def _end(self, consumer: Any) -> int:
-        from confluent_kafka import TopicPartition
+        """The end of the log. A topic that has just been made, or whose leader moves, has none for a moment."""
+        from confluent_kafka import KafkaException, TopicPartition
 
-        _, high = consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=self._timeout, cached=False)
-        return int(high)
+        end = time.monotonic() + self._timeout
+        while True:
+            left = max(0.1, end - time.monotonic())
+            try:
+                _, high = consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=left, cached=False)
+            except KafkaException as error:
+                if code_of(error) not in _NO_LEADER or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+            else:
+                return int(high)
 
     def catch_up(self) -> None:
         """Apply what was appended since the last call."""

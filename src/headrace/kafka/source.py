@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from headrace.cloudevents.kafka import read
@@ -22,8 +22,8 @@ from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
 from headrace.event import Event
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.commits import Commits
-from headrace.kafka.committing import Commit
 from headrace.kafka.crossing import Assigned, Ended, Failed, Revocation, Told
+from headrace.kafka.farewells import Farewells
 from headrace.kafka.faults import text_of
 from headrace.kafka.group import Group
 from headrace.kafka.ownership import GRACE
@@ -92,10 +92,8 @@ class KafkaSource:
         self._watch: Watch | None = None
         self._failure: HeadraceError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._revoking: dict[Revocation, tuple[list[Partition], asyncio.TimerHandle]] = {}
+        self._farewells = Farewells(self._commits)
         self._closed = False
-        self._quiet: asyncio.Future[None] | None = None
-        self._said: Sequence[Commit] = ()
         self._told = ""
         self._last_message = 0.0
         self._expired = 0
@@ -139,7 +137,7 @@ class KafkaSource:
             self._watch.close()
         await self._commits.close()
         if self._group is not None:
-            await self._settle_all()
+            await self._farewells.settle_all(self._partitions)
             self._group.request_close()
             if not await asyncio.to_thread(self._group.join, _LEAVING):
                 log.warning(
@@ -147,19 +145,6 @@ class KafkaSource:
                 )
             self._drain()
         await self._finish()
-
-    async def _settle_all(self) -> None:
-        """End what runs and commit the last word on every partition, as a member that polls on: during a rebalance the group
-        refuses commits for a while, and one that leaves has no time to try again."""
-        self._void_unbegun(self._partitions.values(), "its partition is given back")
-        loop = asyncio.get_running_loop()
-        end = loop.time() + GRACE
-        while any(partition.open for partition in self._partitions.values()) and loop.time() < end:
-            self._quiet = loop.create_future()
-            await asyncio.wait([self._quiet], timeout=end - loop.time())
-        for partition in self._partitions.values():
-            self._void_open(partition, "its partition is given back and the attempt did not end in time")
-        self._said = await self._commits.say_last()
 
     # What the poll thread sends
 
@@ -244,53 +229,14 @@ class KafkaSource:
     # Revocation
 
     def _give_up(self, revocation: Revocation) -> None:
-        """Void what has not begun; give what runs its time (none where the partitions are lost)."""
-        wheres = set(revocation.wheres)
+        """Forget what was not handed over; see `Farewells` for what was."""
         partitions = [self._partitions.pop(where) for where in revocation.wheres if where in self._partitions]
-        self._forget_buffered(wheres)
-        reason = "its partition was lost" if revocation.lost else "its partition was revoked"
+        self._forget_buffered(set(revocation.wheres))
         for partition in partitions:
             partition.gone = True
             self._expired += partition.expired
             self._forget_waiting(partition)
-            if revocation.lost:
-                self._void_open(partition, reason)
-        self._void_unbegun(partitions, reason)
-        if revocation.lost or not any(partition.open for partition in partitions):
-            self._settle_revocation(revocation, partitions)
-            return
-        timer = asyncio.get_running_loop().call_later(GRACE, self._end_grace, revocation)
-        self._revoking[revocation] = (partitions, timer)
-
-    def _end_grace(self, revocation: Revocation) -> None:
-        for partition in self._revoking[revocation][0]:
-            self._void_open(partition, "its partition was revoked and the attempt did not end in time")
-        self._look_at_revocations()
-
-    @staticmethod
-    def _void_unbegun(partitions: Iterable[Partition], reason: str) -> None:
-        for partition in partitions:
-            for token, delivery in list(partition.open.items()):
-                if not delivery.under_way:
-                    del partition.open[token]
-                    delivery.void(reason)
-
-    @staticmethod
-    def _void_open(partition: Partition, reason: str) -> None:
-        for delivery in list(partition.open.values()):
-            delivery.void(reason)
-        partition.open.clear()
-
-    def _look_at_revocations(self) -> None:
-        for revocation, (partitions, timer) in list(self._revoking.items()):
-            if not any(partition.open for partition in partitions):
-                del self._revoking[revocation]
-                timer.cancel()
-                self._settle_revocation(revocation, partitions)
-
-    def _settle_revocation(self, revocation: Revocation, partitions: Sequence[Partition]) -> None:
-        texts = [] if revocation.lost else [self._commits.last_text(partition) for partition in partitions]
-        revocation.settled([text for text in texts if text not in self._said])
+        self._farewells.give_up(revocation, partitions)
 
     # Fetching
 
@@ -461,10 +407,7 @@ class KafkaSource:
             partition.offsets.complete(token)
             partition.dirty = True
         if not partition.open:
-            if self._quiet is not None and not self._quiet.done():
-                self._quiet.set_result(None)
-            if partition.gone and self._revoking:
-                self._look_at_revocations()
+            self._farewells.emptied(partition)
 
     def _bring_again(self, delivery: KafkaDelivery) -> None:
         self._again.append(delivery)
