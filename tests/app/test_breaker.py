@@ -2,7 +2,8 @@
 
 import asyncio
 
-from headrace import App, Reject, Retry
+from headrace import App, Event, Reject, Retry
+from headrace.engine.sink import Publication
 
 
 async def test_an_hour_of_outage_dead_letters_nothing_and_the_flow_goes_on_by_itself() -> None:
@@ -82,3 +83,38 @@ async def test_rejected_events_never_open_it() -> None:
     async with app.testing() as t:
         await asyncio.gather(*(t.send("order.created", {"id": n, "customer": f"c{n}"}) for n in range(40)))
         assert len(t.dead_letters) == 40
+
+
+async def test_what_its_source_has_lost_does_not_stand_before_the_probe() -> None:
+    """A stopped owner that continues: its attempts time out, the breaker opens, and then everything it holds is voided."""
+    app = App("shop")
+    down, handled = True, []
+
+    @app.on("order.created", key="customer", retry=Retry(attempts=3))
+    async def bill(order: dict) -> None:
+        if down:
+            raise ConnectionError("the bank is down")
+        handled.append(order["id"])
+
+    async with app.testing() as t:
+        for number in range(60):
+            await t._broker.sink("order.created").publish([_order(number)])
+        await asyncio.sleep(60)
+        assert t._worker is not None
+        assert t._worker.runtime is not None
+        (runner,) = t._worker.runtime.handlers
+        assert runner.breaker.open
+        for subscription in runner.subscriptions:
+            for delivery in list(subscription.held):
+                delivery.void("another process owns this handler's consumer now")
+        down = False
+        await asyncio.sleep(10)
+        await t.send("order.created", {"id": 100, "customer": "c0"})
+        assert handled == [100]
+        assert not runner.breaker.open
+        assert not runner.lanes
+
+
+def _order(number: int) -> Publication:
+    data = {"id": number, "customer": f"c{number % 3}"}
+    return Publication(Event("order.created", "/tests", data, id=str(number)))

@@ -158,17 +158,34 @@ class Breaker:
         runner = self._runner
         while True:
             self._arrived.clear()
-            for _ in range(len(runner.ready)):
-                delivery = runner.ready.popleft()
-                if delivery._claim is None:
-                    return delivery
-                runner.ready.append(delivery)
+            found = self._startable()
+            if found is not None:
+                return found
             self.wants_one = True
             runner.fetch_more()
             try:
                 await self._arrived.wait()
             finally:
                 self.wants_one = False
+
+    def _startable(self) -> Delivery | None:
+        """Take the first head that may start. What its source has lost leaves its lane here, for no worker comes by while
+        the handler is paused: it would stand before everything of its key for ever."""
+        runner = self._runner
+        ready = runner.ready
+        left = len(ready)
+        while left:
+            delivery = ready.popleft()
+            left -= 1
+            if delivery._claim is None:
+                return delivery
+            if delivery._claim == "suspect":
+                ready.append(delivery)
+                continue
+            before = len(ready)
+            runner.outcomes.claims.admit(delivery)
+            left += len(ready) - before
+        return None
 
     async def close(self) -> None:
         """End the probing."""
