@@ -160,5 +160,5 @@ def test_misspelt_and_dangerous_variables_are_named(tmp_path: Path) -> None:
 
 def test_a_broker_that_is_misconfigured_is_a_usage_error(tmp_path: Path) -> None:
     done = Command(tmp_path)("doctor", "--broker", "amqp://localhost")
-    assert done.code == 1
-    assert "unknown URL scheme 'amqp'" in done.out
+    assert done.code == 2
+    assert "unknown URL scheme 'amqp'" in done.err

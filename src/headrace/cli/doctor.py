@@ -156,7 +156,7 @@ def _settings(settings: Settings) -> Iterator[Remark]:
 
 async def _servers(app: App, settings: Settings) -> tuple[bool, list[Remark]]:
     """Whether broker and store answer, and what is to be said about them."""
-    from headrace.errors import ConnectionFailed, HeadraceError, StoreUnavailable
+    from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, StoreUnavailable
     from headrace.stores.inspection import inspect_store
 
     remarks: list[Remark] = []
@@ -171,6 +171,8 @@ async def _servers(app: App, settings: Settings) -> tuple[bool, list[Remark]]:
     for about, asking in asked:
         try:
             found: list[Finding] = await asking
+        except ConfigurationError:
+            raise
         except (ConnectionFailed, StoreUnavailable) as error:
             reached = False
             remarks.append(Remark(about, "error", str(error)))

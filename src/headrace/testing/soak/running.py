@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.errors import HeadraceError
+from headrace.app import App
+from headrace.errors import ConnectionFailed, HeadraceError, StoreUnavailable
 from headrace.nats.embedded import Embedded
+from headrace.stores.inspection import inspect_store
 from headrace.testing.history import History
 from headrace.testing.soak.load import Load
 from headrace.testing.soak.memory import LIMIT, Memory
@@ -23,6 +25,7 @@ from headrace.testing.soak.outstanding import Outstanding
 from headrace.testing.soak.plan import BROKER_FAULTS, FAULTS, Plan, Step
 from headrace.testing.soak.replica import Replica
 from headrace.testing.soak.report import Report, judge
+from headrace.worker import create_broker
 
 __all__ = ["Soak"]
 
@@ -134,6 +137,7 @@ class Soak:
 
     async def run(self, stop: asyncio.Event) -> Report:
         """Load and faults until the time is over or ``stop`` is set, then the verdict."""
+        await self._reachable()
         for replica in self._replicas:
             replica.start()
         self._begun = time.monotonic()
@@ -165,6 +169,19 @@ class Soak:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.load.close()
+
+    async def _reachable(self) -> None:
+        """Raises what ``headrace run`` would end with, where broker or store cannot be had: no fault of the plan."""
+        broker = create_broker(self._broker, app=self.name, settings=App(self.name).settings())
+        try:
+            await broker.open()
+        finally:
+            await broker.close()
+        if self._store is not None:
+            try:
+                await inspect_store(self._store)
+            except StoreUnavailable as error:
+                raise ConnectionFailed(str(error)) from error
 
     def close(self) -> None:
         """Leave nothing running."""
