@@ -15,8 +15,8 @@ from headrace.event import Event
 from headrace.nats import Stream
 from headrace.nats.api import ApiError
 from headrace.nats.broker import NatsBroker
-from headrace.nats.client import publication
 from headrace.nats.publisher import header_block
+from headrace.nats.wire import publication
 from headrace.testing.conformance.records import CheckpointConformance, DeadLetterConformance, SuspectConformance
 from headrace.testing.conformance.sources import DecodingConformance, RetryConformance, SettlementConformance
 from tests.nats.conftest import Connect

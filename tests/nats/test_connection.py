@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 
 from headrace.errors import ConfigurationError, ConnectionFailed
 from headrace.nats.broker import create
-from headrace.nats.client import Silent
 from headrace.nats.credentials import address
+from headrace.nats.requests import Silent
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import events, handle, publish
 from tests.nats.server import NatsServer

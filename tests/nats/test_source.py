@@ -9,8 +9,8 @@ from headrace.engine.delivery import ACK, DEAD, DROP, HAND_BACK, Outcome
 from headrace.engine.source import Credit
 from headrace.errors import ConfigurationError, RefusedError
 from headrace.nats import Stream
-from headrace.nats.client import publication
 from headrace.nats.publisher import header_block
+from headrace.nats.wire import publication
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import CREDIT, events, handle, ids, nothing_comes, publish, take
 from tests.nats.server import NatsServer

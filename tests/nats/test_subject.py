@@ -8,8 +8,7 @@ from headrace import Event, Reject
 from headrace.engine.delivery import ACK, Outcome
 from headrace.engine.source import Credit
 from headrace.nats import Subject
-from headrace.nats.client import publication
-from headrace.nats.wire import header_pairs
+from headrace.nats.wire import header_pairs, publication
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import take
 from tests.nats.server import NatsServer
@@ -38,7 +37,7 @@ async def test_a_request_is_answered_with_the_returned_event(server: NatsServer,
     broker = await connect(server)
     source = Subject(f"{app}.x").bind(binding(broker))
     await source.open()
-    asking = asyncio.create_task(broker.connection.ask(f"{app}.x", b'{"a": 1}'))
+    asking = asyncio.create_task(broker.connection.requests.ask(f"{app}.x", b'{"a": 1}'))
     (delivery,) = await take(source, 1)
     assert delivery.answers
     assert delivery.event is not None
@@ -55,7 +54,7 @@ async def test_a_request_without_a_result_is_answered_empty(server: NatsServer, 
     broker = await connect(server)
     source = Subject(f"{app}.x").bind(binding(broker))
     await source.open()
-    asking = asyncio.create_task(broker.connection.ask(f"{app}.x"))
+    asking = asyncio.create_task(broker.connection.requests.ask(f"{app}.x"))
     (delivery,) = await take(source, 1)
     source.settle(delivery, ACK)
     assert await asking == (b"", b"")
@@ -67,7 +66,7 @@ async def test_a_failure_is_answered_with_an_error_header(server: NatsServer, co
     source = Subject(f"{app}.x").bind(binding(broker))
     await source.open()
     for error, code in ((Reject("no such order"), "422"), (RuntimeError("boom"), "500")):
-        asking = asyncio.create_task(broker.connection.ask(f"{app}.x"))
+        asking = asyncio.create_task(broker.connection.requests.ask(f"{app}.x"))
         (delivery,) = await take(source, 1)
         source.settle(delivery, Outcome("dead", error=error))
         headers, body = await asking
@@ -115,7 +114,7 @@ async def test_unhandled_requests_are_refused_when_the_source_closes(
     broker, other = await connect(server), await connect(server)
     source = Subject(f"{app}.x").bind(binding(broker))
     await source.open()
-    asking = asyncio.create_task(other.connection.ask(f"{app}.x"))
+    asking = asyncio.create_task(other.connection.requests.ask(f"{app}.x"))
     async with asyncio.timeout(20):
         while not source.progress().lag_events:
             await asyncio.sleep(0.01)

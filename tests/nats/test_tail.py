@@ -7,7 +7,7 @@ import pytest
 
 from headrace import Event
 from headrace.nats.broker import NatsBroker
-from headrace.nats.client import publication
+from headrace.nats.wire import publication
 from tests.nats.conftest import Connect
 from tests.nats.flows import events, publish
 from tests.nats.server import NatsServer

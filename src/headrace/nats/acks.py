@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from headrace.nats.client import publication
-from headrace.nats.wire import status
+from headrace.nats.wire import publication, status
 
 if TYPE_CHECKING:
     from headrace.nats.client import Connection
@@ -83,9 +82,9 @@ class Acks:
         sent = self._sent
         if not sent:
             return
-        reply = self._connection.reply_to(lambda headers, _: self._proved(sent, headers))
+        reply = self._connection.requests.reply_to(lambda headers, _: self._proved(sent, headers))
         if not self._connection.written(publication(sent[-1].reply, reply, b"", _PROGRESS)):
-            self._connection.forget(reply)
+            self._connection.requests.forget(reply)
             return
         self._sent = []
         self._barriers.append(sent)

@@ -64,7 +64,7 @@ class Api:
         """One request and its answer."""
         subject = self.prefix + verb
         body = b"" if request is None else _encode(request)
-        _, answer = await self.connection.ask(subject, body, timeout=timeout or self.timeout)
+        _, answer = await self.connection.requests.ask(subject, body, timeout=timeout or self.timeout)
         found = _decode(answer)
         error = found.get("error")
         if error is not None:

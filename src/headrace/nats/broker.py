@@ -12,11 +12,12 @@ from headrace.engine.sink import Publication
 from headrace.errors import PublishFailed, StoreUnavailable
 from headrace.nats import streams
 from headrace.nats.api import Api, ApiError
-from headrace.nats.client import Connection, Silent
+from headrace.nats.client import Connection
 from headrace.nats.consumers import EXPECTED_REPLICAS, Wanted
 from headrace.nats.credentials import address
 from headrace.nats.declarations import check_subject
 from headrace.nats.publisher import Confirmed, Missing, Publisher, header_block
+from headrace.nats.requests import Silent
 from headrace.nats.sink import CoreSink, JetStreamSink, written
 from headrace.nats.source import JetStreamSource
 

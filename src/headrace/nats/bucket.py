@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.errors import StoreUnavailable
 from headrace.nats.api import NO_MESSAGE, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE, ApiError, nanoseconds
-from headrace.nats.client import Silent
 from headrace.nats.publisher import Confirmed, Missing, Refused, header_block
 from headrace.nats.reading import read_stream
+from headrace.nats.requests import Silent
 from headrace.nats.streams import own_stream
 
 if TYPE_CHECKING:

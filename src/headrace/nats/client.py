@@ -1,7 +1,7 @@
 """The connection: nats-py's client with our own reading end, batched writes, and a way back after every outage.
 
 nats-py keeps what it is good at: the handshake with its credentials and TLS, the pool of servers, pings. Taken over here:
-messages (`Link`), requests (one reply subject for all, a call-back each, no task), and reconnecting, which never gives up.
+messages (`Link`), requests (`Requests`), and reconnecting, which never gives up.
 
 `written` says whether bytes went to a live connection; nobody else buffers for an outage, so that nothing old is sent after
 it: sources and publishers are told (`on_connect`) and send what still matters.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import random
@@ -23,13 +22,14 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
-from headrace.errors import ConnectionFailed, HeadraceError
-from headrace.nats.wire import Link, Tap, status
+from headrace.errors import ConnectionFailed
+from headrace.nats.requests import Requests, Silent
+from headrace.nats.wire import Link, Tap
 
 if TYPE_CHECKING:
     from headrace.nats.credentials import Address
 
-__all__ = ["Connection", "NoResponders", "Silent"]
+__all__ = ["Connection"]
 
 log = logging.getLogger("headrace.nats")
 
@@ -37,19 +37,7 @@ _BUFFER: Final = 256 * 1024
 _PING_EVERY: Final = 5
 _CONNECT_TIMEOUT: Final = 3
 _BACKOFF: Final = (0.05, 5.0)
-#: Called with an answer's headers and body, or with ``None`` where the connection was lost before it came.
-Answer = Callable[[bytes | None, bytes], None]
 _REFUSALS: Final = ("authorization", "authentication", "credentials", "user authentication", "nonce", "nkey")
-
-
-class Silent(HeadraceError):
-    """No answer: not connected, or none in time. Whether the request was carried out is not known."""
-
-    exit_code = 4
-
-
-class NoResponders(Silent):
-    """Nobody listens on a request's subject: no such consumer, JetStream is off, or its leader is being elected."""
 
 
 class _Transport(TcpTransport):
@@ -106,10 +94,7 @@ class Connection(Client):
         self._link: Link | None = None
         self._delay = _BACKOFF[0]
         self._refused_since: float | None = None
-        self._asked: dict[bytes, Answer] = {}
-        self._answers: Tap | None = None
-        self._prefix = b""
-        self._numbers = itertools.count(1)
+        self.requests = Requests(self)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -325,9 +310,7 @@ class Connection(Client):
         if self.is_closed:
             return
         log.warning("NATS connection lost: %s; reconnecting", self.trouble or "end of stream")
-        waiting, self._asked = self._asked, {}
-        for answer in waiting.values():
-            answer(None, b"")
+        self.requests.lost()
         for call in self.on_disconnect:
             call()
 
@@ -396,78 +379,6 @@ class Connection(Client):
         if self._taps.pop(tap.key, None) is not None:
             self._subs.pop(tap._id, None)
             self.written(b"UNSUB " + tap.key + b"\r\n")
-
-    def reply_to(self, answer: Answer) -> bytes:
-        """A reply subject for one answer, given as (headers, body); the headers are ``None`` when the connection is lost."""
-        if self._answers is None:
-            inbox = self.new_inbox()
-            self._prefix = inbox.encode() + b"."
-            self._answers = self.tap(inbox + ".*", self._answered)
-        subject = self._prefix + b"%d" % next(self._numbers)
-        self._asked[subject] = answer
-        return subject
-
-    def unanswered(self, replies: list[bytes]) -> None:
-        """Tell who waits for these answers that none will come."""
-        for reply in replies:
-            answer = self._asked.pop(reply, None)
-            if answer is not None:
-                answer(None, b"")
-
-    def forget(self, reply: bytes) -> None:
-        """No longer wait for this answer."""
-        self._asked.pop(reply, None)
-
-    def _answered(self) -> None:
-        tap = self._answers
-        assert tap is not None
-        messages, tap.messages = tap.messages, []
-        pop = self._asked.pop
-        for subject, _, headers, body in messages:
-            answer = pop(subject, None)
-            if answer is not None:
-                answer(headers, body)
-
-    async def ask(
-        self, subject: str, body: bytes = b"", *, timeout: float = 5.0, headers: bytes = b""
-    ) -> tuple[bytes, bytes]:
-        """One request; the answer's (headers, body).
-
-        Raises:
-            NoResponders: nobody listens there.
-            Silent: not connected, or no answer within ``timeout`` seconds.
-        """
-        future: asyncio.Future[tuple[bytes, bytes] | None] = asyncio.get_running_loop().create_future()
-
-        def answer(headers: bytes | None, body: bytes) -> None:
-            if not future.done():
-                future.set_result(None if headers is None else (headers, body))
-
-        reply = self.reply_to(answer)
-        if not self.written(publication(subject.encode(), reply, headers, body)):
-            self.forget(reply)
-            raise Silent(f"not connected to NATS at {self.address.shown}: {self.trouble or 'connecting'}")
-        try:
-            # Not `wait_for`: before Python 3.12 it swallows a cancellation that meets the answer.
-            async with asyncio.timeout(timeout):
-                found = await future
-        except TimeoutError:
-            raise Silent(f"NATS at {self.address.shown} did not answer {subject} within {timeout:g} s") from None
-        finally:
-            self.forget(reply)
-        if found is None:
-            raise Silent(f"the connection to NATS was lost before {subject} was answered")
-        state = status(found[0])
-        if state is not None and state[0] == 503:
-            raise NoResponders(f"nobody answers {subject} at NATS {self.address.shown}")
-        return found
-
-
-def publication(subject: bytes, reply: bytes, headers: bytes, body: bytes) -> bytes:
-    """The bytes of one PUB or, with headers (the whole block), HPUB."""
-    if headers:
-        return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, len(headers), len(headers) + len(body), headers, body)
-    return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(body), body)
 
 
 def _refuses(error: Exception, words: str) -> bool:

@@ -21,10 +21,10 @@ import msgspec
 from headrace.engine.dead_letters import DeadLetter, DeadLetterStore, Revision, Stored
 from headrace.errors import PublishFailed, StoreUnavailable
 from headrace.nats.api import NO_MESSAGE, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE, ApiError, nanoseconds
-from headrace.nats.client import Silent
 from headrace.nats.message import original_headers
 from headrace.nats.publisher import Confirmed, Missing, Refused, header_block
 from headrace.nats.reading import read_stream
+from headrace.nats.requests import Silent
 from headrace.nats.streams import own_stream
 from headrace.nats.wire import header_pairs
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.broker import Finding
 from headrace.nats.api import ApiError
-from headrace.nats.client import Silent
+from headrace.nats.requests import Silent
 
 if TYPE_CHECKING:
     from headrace.nats.broker import NatsBroker

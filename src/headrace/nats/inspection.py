@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from headrace.engine.broker import Binding, Finding
 from headrace.errors import HeadraceError
 from headrace.nats.api import NOT_ENABLED, ApiError
-from headrace.nats.client import NoResponders, Silent
 from headrace.nats.declarations import Stream, Subject
 from headrace.nats.durability import durability
 from headrace.nats.ownership import key_of, noted_owner, pin_of
+from headrace.nats.requests import NoResponders, Silent
 from headrace.nats.streams import differences
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from headrace.errors import InvalidEvent, StoreUnavailable
 from headrace.nats import consumers
 from headrace.nats.api import ApiError
 from headrace.nats.blocks import decode
-from headrace.nats.client import NoResponders, Silent
 from headrace.nats.consumers import GROUP
 from headrace.nats.message import JetStreamDelivery, facts, plain, prefix_of
 from headrace.nats.notes import Notes
 from headrace.nats.ownership import OwnerRecord, pin_of
 from headrace.nats.pin import Pin
+from headrace.nats.requests import NoResponders, Silent
 from headrace.nats.source import JetStreamSource
 from headrace.nats.standby import Standby
 from headrace.nats.wire import Tap, status
@@ -169,7 +169,7 @@ class OwnedSource(JetStreamSource):
 
     async def _still_pinned(self) -> bool:
         """Ask with our pin for what cannot be delivered: the answer says whether the pin is ours."""
-        headers, _ = await self._connection.ask(self._next_subject.decode(), self._pin.request())
+        headers, _ = await self._connection.requests.ask(self._next_subject.decode(), self._pin.request())
         found = status(headers)
         return found is not None and found[0] != 423
 

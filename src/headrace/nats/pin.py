@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headrace.nats.client import publication
 from headrace.nats.consumers import GROUP
-from headrace.nats.wire import Tap, status
+from headrace.nats.wire import Tap, publication, status
 
 if TYPE_CHECKING:
     from headrace.nats.client import Connection

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from headrace.errors import PublishFailed
-from headrace.nats.client import publication
-from headrace.nats.wire import status
+from headrace.nats.wire import publication, status
 
 if TYPE_CHECKING:
     from headrace.nats.client import Connection
@@ -136,7 +135,7 @@ class Publisher:
                     ),
                 )
                 continue
-            reply = connection.reply_to(partial(batch.answer, position))
+            reply = connection.requests.reply_to(partial(batch.answer, position))
             replies.append(reply)
             out.append(publication(subject, reply, headers, body))
             size += len(body)
@@ -151,7 +150,7 @@ class Publisher:
         finally:
             if batch.left:
                 for reply in replies:
-                    connection.forget(reply)
+                    connection.requests.forget(reply)
         late = PublishFailed(f"NATS did not confirm {what} within {CONFIRM_WITHIN:g} s", transient=True)
         return [late if result is None else result for result in batch.results]
 
@@ -159,7 +158,7 @@ class Publisher:
         """Publish an atomic batch (ADR-50), whose headers the caller has set; the server answers once, for all."""
         connection = self._connection
         batch = _Batch(1, what)
-        reply = connection.reply_to(partial(batch.answer, 0))
+        reply = connection.requests.reply_to(partial(batch.answer, 0))
         last = len(messages) - 1
         # The first message needs a reply subject too: its empty answer says that the server knows batches.
         opened: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
@@ -171,7 +170,7 @@ class Publisher:
                 )
                 opened.set_result(answer if isinstance(answer, Exception) else None)
 
-        first = connection.reply_to(begun)
+        first = connection.requests.reply_to(begun)
         out = [
             publication(subject, reply if number == last else first if number == 0 else b"", headers, body)
             for number, (subject, headers, body) in enumerate(messages)
@@ -187,8 +186,8 @@ class Publisher:
                     return error
                 await asyncio.wait([batch.done], timeout=CONFIRM_WITHIN)
         finally:
-            connection.forget(first)
-            connection.forget(reply)
+            connection.requests.forget(first)
+            connection.requests.forget(reply)
         found = batch.results[0]
         if found is None:
             return PublishFailed(f"NATS did not confirm {what} within {CONFIRM_WITHIN:g} s", transient=True)
@@ -197,7 +196,7 @@ class Publisher:
     def _write(self, out: list[bytes]) -> None:
         if out and not self._connection.written(b"".join(out)):
             # Not connected: whoever waits for these answers is told so now.
-            self._connection.unanswered([piece.split(b" ", 3)[2] for piece in out])
+            self._connection.requests.unanswered([piece.split(b" ", 3)[2] for piece in out])
 
 
 def header_block(pairs: Sequence[tuple[str, str]]) -> bytes:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from headrace.nats.api import NO_MESSAGE, ApiError, nanoseconds
-from headrace.nats.client import Silent, publication
 from headrace.nats.message import facts
-from headrace.nats.wire import status
+from headrace.nats.requests import Silent
+from headrace.nats.wire import publication, status
 
 if TYPE_CHECKING:
     from headrace.nats.broker import NatsBroker

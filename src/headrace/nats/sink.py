@@ -16,8 +16,9 @@ from headrace.cloudevents.nats import binary
 from headrace.engine.sink import Publication, Published
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, InvalidEvent, PublishFailed
 from headrace.nats.api import ApiError
-from headrace.nats.client import Silent, publication
 from headrace.nats.publisher import Confirmed, Missing, header_block
+from headrace.nats.requests import Silent
+from headrace.nats.wire import publication
 
 if TYPE_CHECKING:
     from headrace.nats.api import Json

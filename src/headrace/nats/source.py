@@ -21,12 +21,12 @@ from headrace.nats import consumers
 from headrace.nats.acks import Acks
 from headrace.nats.api import ApiError, nanoseconds
 from headrace.nats.blocks import decode
-from headrace.nats.client import Silent, publication
 from headrace.nats.message import Incarnation, JetStreamDelivery, facts, plain, prefix_of
 from headrace.nats.pulls import EXPIRES, HEARTBEAT, Window
+from headrace.nats.requests import Silent
 from headrace.nats.standing import Standing
 from headrace.nats.streams import incarnation
-from headrace.nats.wire import Tap, status
+from headrace.nats.wire import Tap, publication, status
 
 if TYPE_CHECKING:
     from headrace.engine.broker import Binding

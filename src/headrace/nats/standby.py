@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headrace.nats.client import publication
 from headrace.nats.consumers import GROUP
 from headrace.nats.pulls import EXPIRES, HEARTBEAT
-from headrace.nats.wire import Tap, header_pairs, status
+from headrace.nats.wire import Tap, header_pairs, publication, status
 
 if TYPE_CHECKING:
     from headrace.nats.client import Connection

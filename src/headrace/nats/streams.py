@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace.errors import ConfigurationError
 from headrace.nats.api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP, ApiError, nanoseconds
-from headrace.nats.client import NoResponders
 from headrace.nats.message import Incarnation
+from headrace.nats.requests import NoResponders
 
 if TYPE_CHECKING:
     from headrace.nats.api import Api, Json

@@ -17,10 +17,10 @@ from headrace.engine.delivery import Delivery, Original
 from headrace.engine.source import Credit, Progress
 from headrace.errors import HeadraceError, InvalidEvent, Reject, RetryAfter
 from headrace.nats.blocks import decode
-from headrace.nats.client import Silent, publication
 from headrace.nats.message import original_headers, plain
 from headrace.nats.publisher import header_block
-from headrace.nats.wire import Tap
+from headrace.nats.requests import Silent
+from headrace.nats.wire import Tap, publication
 
 if TYPE_CHECKING:
     from headrace.engine.broker import Binding

@@ -19,10 +19,10 @@ from headrace.event import Event
 from headrace.identifiers import random_id
 from headrace.nats.api import ApiError, nanoseconds
 from headrace.nats.blocks import decode
-from headrace.nats.client import Silent, publication
 from headrace.nats.message import facts, plain
+from headrace.nats.requests import Silent
 from headrace.nats.streams import incarnation
-from headrace.nats.wire import Tap, status
+from headrace.nats.wire import Tap, publication, status
 
 if TYPE_CHECKING:
     from headrace.nats.api import Json

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from headrace.nats.client import Connection
 
-__all__ = ["Link", "Message", "Tap", "header_pairs", "status"]
+__all__ = ["Link", "Message", "Tap", "header_pairs", "publication", "status"]
 
 #: A control line longer than this is no NATS (the server's default limit is 4 KiB).
 _LINE_LIMIT: Final = 64 * 1024
@@ -191,3 +191,10 @@ def status(block: bytes) -> tuple[int, str, dict[str, str]] | None:
     if not code.isdigit():
         return None
     return int(code), description.strip(), dict(header_pairs(b"NATS/1.0\r\n" + rest))
+
+
+def publication(subject: bytes, reply: bytes, headers: bytes, body: bytes) -> bytes:
+    """The bytes of one PUB or, with headers (the whole block), HPUB."""
+    if headers:
+        return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, len(headers), len(headers) + len(body), headers, body)
+    return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(body), body)
