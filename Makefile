@@ -14,7 +14,7 @@ ARGS ?=
 JOBS ?= 3
 
 # Each part takes at most an hour. HEADRACE_SEED is where one begins, and where a run that was broken off is taken up again.
-LONG := cli kafka kubernetes matrix nats simulation spine testing
+LONG := cli kafka kubernetes matrix nats simulation spine stores testing
 HEADRACE_SEED ?= 1
 
 .PHONY: help demo test test-long test-long-cloudevents $(LONG:%=test-long-%) lint format bench servers venv bench-venv requirements clean
