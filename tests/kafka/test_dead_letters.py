@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from headrace.cloudevents.kafka import binary
-from headrace.engine.dead_letters import Action, DeadLetter, DeadLetterStore, letter_id
+from headrace.engine.dead_letters import OMITTED, Action, DeadLetter, DeadLetterStore, letter_id
 from headrace.errors import InvalidEvent
 from headrace.event import Event
-from headrace.kafka.dead_letters import OMITTED
 from tests.kafka.harness import Harness, Reader
 
 

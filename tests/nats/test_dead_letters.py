@@ -10,8 +10,11 @@ import pytest
 
 from headrace.engine.dead_letters import Action, DeadLetter, letter_id
 from headrace.engine.delivery import ACK
+from headrace.engine.edits import edit_letter
+from headrace.engine.replays import replay_letter
 from headrace.engine.source import Credit
-from headrace.errors import StoreUnavailable
+from headrace.errors import PublishFailed, StoreUnavailable
+from headrace.event import Event
 from headrace.nats import reading
 from headrace.nats.owner import OwnedSource
 from headrace.testing.conformance.records import make_letter
@@ -150,7 +153,41 @@ async def test_a_letter_too_large_for_the_broker_refers_to_its_stream(
     assert found is not None
     assert found.letter.body is None
     assert [stored.letter.id async for stored in store.scan(app)] == [large.id]
+    # What is gone is never replayed as an event without data, and an edit brings it back.
+    problem = await replay_letter(store, broker, found, by="ann")
+    assert f"its {len(body or b'')} bytes did not fit" in problem
+    found = await store.get(large.id)
+    assert found is not None
+    assert found.letter.state == "dead"
+    before = found.letter.event
+    assert before is not None
+    event = Event(type="a", source=before.source, id=before.id, data={"again": True})
+    assert await edit_letter(store, found, event, by="ann") == ""
+    found = await store.get(large.id)
+    assert found is not None
+    assert found.letter.replayed().data == {"again": True}
     await source.close()
+
+
+async def test_an_edit_too_large_for_the_broker_is_refused_and_not_lost_in_silence(
+    server: NatsServer, connect: Connect, app: str
+) -> None:
+    broker = await connect(server)
+    store = broker.dead_letters(app)
+    assert store is not None
+    await store.open()
+    small = letter(app)
+    assert await store.put([small]) == [None]
+    found = await store.get(small.id)
+    assert found is not None
+    event = found.letter.event
+    assert event is not None
+    with pytest.raises(PublishFailed, match="even with its edit alone"):
+        await edit_letter(store, found, event.replace(data={"text": "x" * 1_200_000}), by="ann")
+    found = await store.get(small.id)
+    assert found is not None
+    assert found.letter.edited is None
+    assert found.letter.body == small.body
 
 
 async def test_an_outage_raises_store_unavailable(own_server: NatsServer, connect: Connect, app: str) -> None:

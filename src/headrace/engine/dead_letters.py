@@ -17,8 +17,10 @@ from headrace.engine.ledger import AttemptError
 from headrace.errors import InvalidEvent
 from headrace.event import Event
 
-__all__ = ["DeadLetter", "DeadLetterStore", "Revision", "Stored", "letter_id"]
+__all__ = ["OMITTED", "DeadLetter", "DeadLetterStore", "Revision", "Stored", "letter_id"]
 
+#: In ``origin`` of a letter whose event was too large for the broker: how many bytes lie where it came from.
+OMITTED = "omitted_bytes"
 #: Opaque to callers; a store's compare-and-set compares it.
 Revision = int | str
 
@@ -89,11 +91,21 @@ class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
                 attributes["datacontenttype"] = value.decode("utf-8", "replace")
         return Event._trusted(attributes, body)
 
+    @property
+    def gone(self) -> bool:
+        """Whether its event was too large to be kept here, and is not there any more where it came from."""
+        return OMITTED in self.origin and self.body is None and self.edited is None
+
     def replayed(self) -> Event:
         """The event as its replay carries it: ``replayof`` this letter, with the next replay number.
 
-        Raises `InvalidEvent` where what arrived is no event: it must be edited first.
+        Raises `InvalidEvent` where what arrived is no event, or its bytes are gone: it must be edited first.
         """
+        if self.gone:
+            raise InvalidEvent(
+                f"dead letter {self.id}: its {self.origin[OMITTED]} bytes did not fit into the broker, and are gone from "
+                "where they came from; give it the event with dlq edit --event @FILE, or drop it"
+            )
         event = self.event
         if event is None:
             raise InvalidEvent(

@@ -24,7 +24,7 @@ from uuid import uuid4
 
 import msgspec
 
-from headrace.engine.dead_letters import DeadLetter, Revision, Stored
+from headrace.engine.dead_letters import OMITTED, DeadLetter, Revision, Stored
 from headrace.errors import PublishFailed, StoreUnavailable
 from headrace.kafka.client_log import client_log
 from headrace.kafka.compacted import CompactedTopic
@@ -43,8 +43,6 @@ CONFIG: Final = {
     "segment.ms": str(24 * 3600 * 1000),
     "max.message.bytes": str(8 * 1024 * 1024),
 }
-#: In ``origin`` of a letter whose value was too large for the topic: how many bytes lie where it came from.
-OMITTED: Final = "omitted_bytes"
 _RESOLVED: Final = ("replayed", "dropped")
 _SCAN: Final = 200
 #: Seconds in which an update is tried again where others put it out, or nobody answers.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from headrace.engine.dead_letters import DeadLetter, DeadLetterStore, Revision, Stored
+from headrace.engine.dead_letters import OMITTED, DeadLetter, DeadLetterStore, Revision, Stored
 from headrace.errors import PublishFailed, StoreUnavailable
 from headrace.nats.api import NO_MESSAGE, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE, ApiError, nanoseconds
 from headrace.nats.message import original_headers
@@ -212,20 +212,21 @@ class NatsDeadLetters(DeadLetterStore):
 
 
 def _shortened(letter: DeadLetter, limit: int) -> tuple[bytes, str]:
-    """A letter that fits: without its body, then without headers and histories."""
+    """A letter that fits: without its body, then without headers and histories. An edit is nowhere else: it stays."""
+    less: dict[str, Any] = {"body": None}
+    if letter.body is not None:
+        less["origin"] = {**letter.origin, OMITTED: len(letter.body)}
     attempts: list[tuple[str, dict[str, Any]]] = [
-        ("body", {"body": None}),
-        ("body, edit", {"body": None, "edited": None}),
-        ("body, edit, headers", {"body": None, "edited": None, "headers": []}),
-        (
-            "body, edit, headers, history",
-            {"body": None, "edited": None, "headers": [], "errors": [], "audit": [], "traceback": ""},
-        ),
+        ("body", {}),
+        ("body, headers", {"headers": []}),
+        ("body, headers, history", {"headers": [], "errors": [], "audit": letter.audit[-1:], "traceback": ""}),
     ]
     for what, changes in attempts:
-        body = _encode(msgspec.structs.replace(letter, **changes))
+        body = _encode(msgspec.structs.replace(letter, **less, **changes))
         if len(body) <= limit:
             return body, what
+    kept = "its edit" if letter.edited is not None else "nothing of its event"
     raise PublishFailed(
-        f"dead letter {letter.id} does not fit into {limit} bytes even without its event", transient=False
+        f"dead letter {letter.id} does not fit into {limit} bytes (the server's max_payload), even with {kept} alone",
+        transient=False,
     )

@@ -151,7 +151,9 @@ def _in_words(letter: DeadLetter) -> list[str]:
         lines.append(f"  {one.action:<8} {_when(one.at)}  by {one.by}" + (f": {one.reason}" if one.reason else ""))
     event = letter.event
     lines.append("")
-    if event is None:
+    if letter.gone:
+        lines.append("its bytes did not fit into the broker, and are gone from where they came from")
+    elif event is None:
         lines.append(f"no event, but the bytes {letter.body!r}")
     else:
         lines += [f"  {name:<16} {value}" for name, value in event.attributes.items()]
