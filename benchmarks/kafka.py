@@ -32,7 +32,7 @@ PEERS = Path(__file__).parent / "peers"
 BENCH_PYTHON = Path(".bench-venv/bin/python")
 PARTITIONS = 12
 #: Publishers at work at once, each waiting for its confirmation.
-PUBLISHERS = 5000
+PUBLISHERS = 1000
 FASTSTREAM = {
     "FastStream, confluent-kafka": "faststream_confluent.py",
     "FastStream, aiokafka": "faststream_aiokafka.py",

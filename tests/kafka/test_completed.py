@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.kafka.completed import LIMIT, Record, contains, decode, encode
@@ -36,6 +36,7 @@ def count(runs: Sequence[tuple[int, int]]) -> int:
     return sum(stop - start for start, stop in runs)
 
 
+@settings(deadline=None)
 @given(records())
 def test_what_is_written_is_read_back(record: Record) -> None:
     text = encode(record, limit=1 << 20)
@@ -44,6 +45,7 @@ def test_what_is_written_is_read_back(record: Record) -> None:
     assert same(decode(text), record)
 
 
+@settings(deadline=None)
 @given(records(pairs=900), st.integers(0, LIMIT))
 def test_a_map_that_does_not_fit_is_cut_from_its_end(record: Record, limit: int) -> None:
     text = encode(record, limit=limit)
@@ -59,6 +61,7 @@ def test_a_map_that_does_not_fit_is_cut_from_its_end(record: Record, limit: int)
     assert not kept or kept == {offset for offset in whole if offset <= max(kept)}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200) | st.text(alphabet="hr1 b-0123456789AZaz+/=\0", max_size=60).map("hr1 ".__add__))
 def test_garbage_is_no_record(text: str) -> None:
     record = decode(text)
@@ -102,6 +105,7 @@ def test_sparse_completions_take_run_lengths_and_dense_patterns_a_bit_set() -> N
     assert len(dense) < 1400
 
 
+@settings(deadline=None)
 @given(records(), st.integers(-3, 3))
 def test_contains_says_what_a_walk_says(record: Record, off: int) -> None:
     for start, stop in list(record.done)[:20]:

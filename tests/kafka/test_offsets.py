@@ -49,6 +49,7 @@ def histories(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]], list[tuple[s
     return start, restored, steps
 
 
+@settings(deadline=None)
 @given(histories())
 def test_watermark_and_map_agree_with_a_set(
     history: tuple[int, list[tuple[int, int]], list[tuple[str, int]]],
@@ -83,6 +84,7 @@ def test_watermark_and_map_agree_with_a_set(
         assert all(offsets.watermark() < first < last for first, last in done)
 
 
+@settings(deadline=None)
 @given(histories(), st.integers(0, 2**32))
 def test_a_successor_repeats_exactly_what_was_not_completed(
     history: tuple[int, list[tuple[int, int]], list[tuple[str, int]]], seed: int
