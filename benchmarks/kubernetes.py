@@ -38,10 +38,12 @@ TIMED, WARM, TIMED_RATE = 1_500, 100, 50.0
 
 
 class Use(NamedTuple):
-    """Of a process and all below it. ``cpu``: seconds; ``memory``, ``peak``: MiB resident, now and at most."""
+    """Of a process and all below it. ``cpu``: seconds; ``memory``, ``peak``: MiB resident, now and at most, pages that
+    processes share counted for each; ``proportional``: MiB with such pages counted once."""
 
     cpu: float
     memory: float
+    proportional: float
     peak: float
 
 
@@ -87,7 +89,7 @@ class Peer:
         raise RuntimeError(f"{self.name} ended before it had counted {count}: {self._errors.read()[-2000:]}")
 
     def use(self) -> Use:
-        cpu = memory = peak = 0.0
+        cpu = memory = proportional = peak = 0.0
         for pid in self._family():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             cpu += (int(fields[11]) + int(fields[12])) / TICK
@@ -96,7 +98,10 @@ class Peer:
                     memory += int(line.split()[1]) * 1024 / MEBIBYTE
                 elif line.startswith("VmHWM"):
                     peak += int(line.split()[1]) * 1024 / MEBIBYTE
-        return Use(cpu, memory, peak)
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    proportional += int(line.split()[1]) * 1024 / MEBIBYTE
+        return Use(cpu, memory, proportional, peak)
 
     def _family(self) -> list[int]:
         found = [self._process.pid]
@@ -153,6 +158,7 @@ def row_informer(server: ApiServer, pods: int, rounds: int) -> None:
                     "cpu_listed": listed.cpu,
                     "cpu_per_1000_changes": (changed.cpu - listed.cpu) * 1000 / changes,
                     "memory": changed.memory,
+                    "proportional": changed.proportional,
                     "peak": changed.peak,
                     "changes_a_second": rate,
                 }
