@@ -229,7 +229,13 @@ class Worker:
     async def _open_file(self) -> Store:
         """The SQLite file beside the app, for what neither store nor broker keeps."""
         if self._file is None:
-            os.makedirs(".headrace", exist_ok=True)
+            try:
+                os.makedirs(".headrace", exist_ok=True)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"what must outlive the process is kept in {os.path.abspath('.headrace')}, which cannot be made "
+                    f"({error.strerror}); run in a folder that can be written to, or name a SQL store: HEADRACE_STORE"
+                ) from error
             self._file = open_store(f"sqlite:///.headrace/{self.app}.db", app=self.app, beside=self._role == "letters")
             await self._open_store(self._file)
         return self._file

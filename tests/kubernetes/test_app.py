@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from headrace import App, Event
+from headrace.errors import ConfigurationError
 from headrace.kubernetes import Change, Watch
 from tests.kubernetes.actor import Actor
 from tests.kubernetes.watching import eventually
@@ -132,3 +133,14 @@ async def test_a_state_that_is_not_of_the_handlers_type_is_dead_lettered_and_the
         await actor.patch("configmaps", "settings", {"data": {"mode": "on"}})
         await eventually(lambda: handled == ["on"])
     assert runner.measures.outcomes["dead"] == 1
+
+
+async def test_a_folder_that_cannot_hold_the_checkpoint_is_said(app: App, actor: Actor, tmp_path: Path) -> None:
+    (tmp_path / ".headrace").write_text("in the way")
+
+    @app.on(Watch("configmaps", namespace=actor.namespace))
+    async def changed(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="HEADRACE_STORE"):
+        async with app.running():
+            pass
