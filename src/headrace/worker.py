@@ -233,7 +233,7 @@ class Worker:
                 os.makedirs(".headrace", exist_ok=True)
             except OSError as error:
                 raise ConfigurationError(
-                    f"what must outlive the process is kept in {os.path.abspath('.headrace')}, which cannot be made "
+                    f"what must outlive the process is kept in {os.getcwd() + '/.headrace'}, which cannot be made "
                     f"({error.strerror}); run in a folder that can be written to, or name a SQL store: HEADRACE_STORE"
                 ) from error
             self._file = open_store(f"sqlite:///.headrace/{self.app}.db", app=self.app, beside=self._role == "letters")
