@@ -98,7 +98,7 @@ def test_sys_exit_in_a_handler_is_a_crash_that_is_dead_lettered(tmp_path: Path, 
         "import sys\n"
         "from headrace import App, Event, Retry\n"
         "app = App('spine')\n"
-        "@app.on('order.created', key='customer', retry=Retry(attempts=2))\n"
+        "@app.on('order.created', key='customer', retry=Retry(attempts=1))\n"
         "async def bill(order: dict, event: Event) -> None:\n"
         "    if order['kind']:\n"
         "        sys.exit(3)\n"
@@ -108,6 +108,7 @@ def test_sys_exit_in_a_handler_is_a_crash_that_is_dead_lettered(tmp_path: Path, 
     run.until(lambda: bool(run.letters()), "no dead letter", within=100)
     (letter,) = run.letters()
     assert letter["event_id"] == "o1"
+    assert letter["exception"].endswith("WorkerDied"), letter
     assert run.stop() == 0
 
 
