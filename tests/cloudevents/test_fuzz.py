@@ -51,12 +51,3 @@ def test_the_quick_path_reads_mutated_messages_as_the_exact_path_does(binding: M
             except InvalidEvent:
                 found.append(None)
         assert found[0] == found[1], (number, headers, message.body)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(101, 111))
-def test_a_million_mutated_inputs_are_held_to_their_time_and_memory(seed: int) -> None:
-    outcomes = run(seed, 100_000, measured=True)
-    assert outcomes["read"] > 10_000
-    assert outcomes["refused"] > 10_000

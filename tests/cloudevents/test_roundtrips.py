@@ -5,7 +5,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace import Event
-from tests.cloudevents import long_roundtrips
 from tests.cloudevents.events import events
 from tests.cloudevents.roundtrips import PATHS, check
 
@@ -24,9 +23,3 @@ def test_an_event_survives_any_row_of_hops(event: Event, paths: list[str]) -> No
     for path in paths:
         back = check(back, path)
     assert back == event
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_ten_thousand_events_survive_every_path() -> None:
-    assert long_roundtrips.run(20181, 10_000) >= 10_000
