@@ -139,6 +139,7 @@ class _Run:
             doomed = {id for id, order in states.items() if order.dies}
         else:
             self.run.start()
+            self.run.until(lambda: "listening http=" in self.run.text(), "it does not listen", within=PATIENCE)
             await load.post(self.run, self.sent, self.history)
         return doomed
 
