@@ -111,7 +111,14 @@ async def test_the_broker_stands_still(start_kafka: Callable[..., Kafka], app_na
 
 
 @pytest.mark.parametrize(
-    "how", ["cut", "reset", "after some bytes to the client", "after some bytes to the server", "frozen"]
+    "how",
+    [
+        "cut",
+        "after some bytes to the client",
+        "frozen",
+        pytest.param("reset", marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+        pytest.param("after some bytes to the server", marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+    ],
 )
 async def test_connections_are_cut(
     start_kafka: Callable[..., Kafka], start_wire: Callable[..., Wire], app_name: str, how: str
