@@ -42,6 +42,8 @@ def main() -> None:
             "commit": commit.stdout.strip(),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}",
             "python": platform.python_version(),
+            # What else the machine did: above its cores, only ratios within a row and CPU times mean something.
+            "load_average": round(os.getloadavg()[0], 1),
         }
     ]
     failed = False
@@ -58,6 +60,7 @@ def main() -> None:
                 lines.append(json.loads(line))
             except ValueError:
                 lines.append({"row": row, "text": line})
+    lines.append({"load_average_at_the_end": round(os.getloadavg()[0], 1)})
     path = RESULTS / f"{datetime.date.today().isoformat()}.jsonl"
     with path.open("a") as file:
         for entry in lines:

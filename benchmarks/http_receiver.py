@@ -295,8 +295,9 @@ def main() -> None:
         results = run(seconds=given.seconds, rounds=given.rounds, connections=given.connections)
         for name, row in results["rows"].items():
             ratio = results["ratio_to_fastapi"].get(name)
-            shown = f"  {ratio:4.1f} x fastapi" if ratio else ""
-            print(f"{name:16s} {row['per_core']:9.0f} /core {row['cpu_us']:6.1f} µs {row['per_second']:9.0f} /s{shown}")
+            line = {"row": "HTTP receiver, binary, sync", "peer": name, "requests_per_core": round(row["per_core"])}
+            line |= {"cpu_us": round(row["cpu_us"], 1), "requests_per_second": round(row["per_second"])}
+            print(json.dumps({**line, "to_fastapi": ratio and round(ratio, 2)}), flush=True)
         for name in results["missing"]:
             print(f"{name:16s} not measured: nothing here has what it needs (make bench-venv)")
 
