@@ -245,6 +245,7 @@ class Runner:
             result: Any = None
             if threaded:
                 result, error = await self._in_thread(delivery, context)
+                deadline_of_slice = perf_counter() + SLICE
             else:
                 try:
                     waiting = context.run(first_step, delivery)
@@ -256,6 +257,7 @@ class Runner:
                     error = raised
                 else:
                     result, error = await self._suspended(delivery, context, waiting)
+                    deadline_of_slice = perf_counter() + SLICE
             ended = perf_counter()
             seconds = ended - started
             duration.total += seconds
