@@ -40,6 +40,7 @@ def run_all(cells: list[Cell], servers: Servers, folder: Path, *, kills: int, ev
     assert not failures, f"{len(failures)} of {len(cells)} cells:\n" + "\n\n".join(failures)
 
 
+@pytest.mark.timeout(900)
 def test_a_seeded_part_of_the_matrix_loses_nothing(servers: Servers, tmp_path: Path) -> None:
     run_all(some(SEED), servers, tmp_path, kills=1, events=96)
 
