@@ -98,8 +98,9 @@ def test_an_event_that_kills_the_process_is_dead_lettered_and_its_neighbours_are
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
-@pytest.mark.parametrize("key", ["customer", ""], ids=["keyed", "unkeyed"])
+@pytest.mark.parametrize(
+    ("key", "store"), [("customer", "sqlite"), ("", "memory")], ids=["keyed-sqlite", "unkeyed-memory"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_poison_under_more_load_with_and_without_a_key_and_a_durable_store(
     tmp_path: Path, nats: Nats, kind: str, key: str, store: str
