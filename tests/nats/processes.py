@@ -40,7 +40,7 @@ class Steady:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
             self._stopped.set()
-        self._thread.join(120)
+        self._thread.join(600)
         assert not self._thread.is_alive(), "the publisher did not end"
         if kind is None and self._failure is not None:
             raise self._failure
