@@ -80,14 +80,15 @@ def stopped_and_continued(replicas: list[Run], old: Run, pids: set[int], beyond:
 
 
 @pytest.mark.parametrize(
-    ("events", "rounds", "ack_wait", "seed"),
+    ("events", "rounds", "ack_wait", "work", "seed"),
     [
-        pytest.param(4000, 1, 2, 1, id="short"),
-        pytest.param(100_000, 3, 30, SEED, id="long", marks=LONG),
+        pytest.param(4000, 1, 2, 0.05, 1, id="short"),
+        # So much work that the events outlast three stops of half a minute.
+        pytest.param(100_000, 3, 30, 0.15, SEED, id="long", marks=LONG),
     ],
 )
 def test_replicas_hand_over_keyed_events_without_losing_or_skipping_any(
-    tmp_path: Path, nats: Nats, start: Start, events: int, rounds: int, ack_wait: int, seed: int
+    tmp_path: Path, nats: Nats, start: Start, events: int, rounds: int, ack_wait: int, work: float, seed: int
 ) -> None:
     async def load() -> None:
         async with Publisher(nats.url, tmp_path / "history") as publisher:
@@ -97,7 +98,7 @@ def test_replicas_hand_over_keyed_events_without_losing_or_skipping_any(
     steps = ["killed", "stopped", "drained"] * rounds
     random.Random(seed).shuffle(steps)
     print(f"seed {seed}: {', '.join(steps)}")
-    options = {"app": "stream", "WORK": "0.05", "ACK_WAIT": str(ack_wait)}
+    options = {"app": "stream", "WORK": str(work), "ACK_WAIT": str(ack_wait)}
     replicas = [start(name=f"replica{number}", **options) for number in range(3)]
     for replica in replicas:
         # A stand-by is ready: it could take over now.

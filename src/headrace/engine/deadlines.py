@@ -2,6 +2,10 @@
 
 All attempts of a handler have the same timeout, so that their deadlines fall due in the order in which they started: a
 dict in insertion order is the whole wheel, and the timer is armed for its first entry only.
+
+A timer that fires much too late means that the process stood still: stopped and continued, or its loop blocked. How much of
+their time the attempts had is not known, so they get it anew; else a whole handler would time out at once, look like an
+outage, and open its circuit breaker.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
 
 __all__ = ["Deadlines"]
+
+#: Seconds that a timer may be late in a loop that is only busy.
+BUSY = 5.0
 
 
 class Deadlines:
@@ -44,8 +51,12 @@ class Deadlines:
         return list(self._due)
 
     def _fire(self) -> None:
-        self._timer = None
+        assert self._timer is not None
         now = self._loop.time()
+        stood_still = now - self._timer.when() > BUSY
+        self._timer = None
+        if stood_still:
+            self._due = dict.fromkeys(self._due, now + self._timeout)
         late = []
         for delivery, due in self._due.items():
             if due > now:
