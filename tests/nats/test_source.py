@@ -58,6 +58,15 @@ async def test_where_a_wider_stream_would_overlap_one_for_the_exact_subject_is_m
     assert info["config"]["subjects"] == [f"{app}.created"]
 
 
+async def test_a_channel_of_the_runtime_has_a_stream_of_its_own(server: NatsServer, connect: Connect, app: str) -> None:
+    """A wide one would take the subjects of every app's dead letters and replays."""
+    broker = await connect(server)
+    await publish(broker, f"headrace.{app}.received.ingress", events(1))
+    info = await broker.api.stream(f"headrace_{app}_received_ingress")
+    assert info is not None
+    assert info["config"]["subjects"] == [f"headrace.{app}.received.ingress"]
+
+
 async def test_messages_that_are_no_cloudevents_are_events_too(server: NatsServer, connect: Connect, app: str) -> None:
     broker = await connect(server)
     source = broker.channel(f"{app}.raw", binding(broker))

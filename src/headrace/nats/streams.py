@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DUPLICATE_WINDOW", "channel_stream", "declared_stream", "incarnation", "stream_defaults"]
 
+#: The first token of the subjects that the runtime uses itself.
+OURS: Final = "headrace"
 #: Seconds within which streams of ours recognise a repeated publish.
 DUPLICATE_WINDOW: Final = 600.0
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -49,7 +51,8 @@ def stream_defaults(settings: Mapping[str, str]) -> Json:
 
 async def channel_stream(api: Api, subject: str, settings: Mapping[str, str], *, create: bool = True) -> Json:
     """The stream of a channel: the one that captures the subject already, else one named after its first token, else, where
-    that would overlap another, one for the exact subject.
+    that would overlap another, one for the exact subject. Channels of ours (``headrace.…``) always have streams of their
+    own: a wide one would take the subjects of dead letters and replays.
 
     Raises:
         ConfigurationError: there is none and none may be created, or JetStream refuses.
@@ -68,7 +71,7 @@ async def channel_stream(api: Api, subject: str, settings: Mapping[str, str], *,
         first = subject.partition(".")[0]
         wide: Json = {"name": _UNSAFE.sub("_", first), "subjects": [first, f"{first}.>"]}
         exact: Json = {"name": _UNSAFE.sub("_", subject), "subjects": [subject]}
-        for config in (wide, exact):
+        for config in (exact,) if first == OURS else (wide, exact):
             try:
                 return await api.call(f"STREAM.CREATE.{config['name']}", {**stream_defaults(settings), **config})
             except ApiError as error:
