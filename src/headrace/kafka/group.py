@@ -264,11 +264,12 @@ class Group:
             log.debug("%s: %s", self.name, text_of(error))
 
     def _look_for_brokers(self) -> None:
-        """After an outage: where no record comes that would show that it is over, a question does."""
-        from confluent_kafka import KafkaException
+        """After an outage: where no record comes that would show that it is over, a question does. The coordinator is asked,
+        for its connection is its own: on one that fetches, a broker answers only when the fetch before has waited."""
+        from confluent_kafka import KafkaException, TopicPartition
 
         try:
-            self.consumer.list_topics(timeout=_SHOW_OF_LIFE)
+            self.consumer.committed([TopicPartition(self._topics[0], 0)], timeout=_SHOW_OF_LIFE)
         except KafkaException as error:
             log.debug("%s: still no broker: %s", self.name, text_of(error))
         else:
