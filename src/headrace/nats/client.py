@@ -167,8 +167,10 @@ class Connection(Client):
         for task in list(self._tasks):
             task.cancel()
         if self.is_connected:
-            with contextlib.suppress(Exception):
+            try:
                 await self.flush(2)
+            except Exception as error:  # noqa: BLE001 - it is closed all the same; what was not confirmed comes again
+                log.debug("NATS: the last words were not confirmed: %s", error)
         await self.close()
 
     # Hooks of nats-py's client
