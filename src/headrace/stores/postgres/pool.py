@@ -16,16 +16,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 
 from headrace.engine.ledger import Owner
 from headrace.errors import ConfigurationError, ConnectionFailed, StoreUnavailable
 from headrace.stores.postgres.schema import migrate
+from headrace.stores.postgres.wire import Connection
 
-__all__ = ["Pool", "unavailable"]
+__all__ = ["Connection", "Pool", "unavailable"]
 
 T = TypeVar("T")
-Connection = AsyncConnection[Any]
 
 #: Connections for ledger, dead letters and the rest; transactions of handlers at once, each with one of its own.
 SHARED: Final = 4
@@ -140,7 +139,7 @@ class Pool:
         """A new connection, closed with the pool."""
         try:
             async with asyncio.timeout(CONNECT):
-                connection = await AsyncConnection.connect(
+                connection = await Connection.connect(
                     self._conninfo, autocommit=True, connect_timeout=CONNECT, application_name="headrace", **KEEPALIVE
                 )
         except TimeoutError as error:
@@ -172,21 +171,21 @@ class Pool:
 
     async def within(self, connection: Connection, work: Awaitable[T], wait: float | None = ANSWER) -> T:
         """The work's result, or an outage after ``wait`` seconds (``None``: never). Cut, not cancelled: see above."""
-        task = asyncio.ensure_future(work)
+        connection.hasty += 1
+        limit = asyncio.timeout(wait)
         try:
-            done, _ = await asyncio.wait((task,), timeout=wait)
+            async with limit:
+                return await work
         except asyncio.CancelledError:
             self.cut(connection)
-            await asyncio.wait((task,))
-            if not task.cancelled():
-                task.exception()
             raise
-        if done:
-            return task.result()
-        self.cut(connection)
-        await asyncio.wait((task,))
-        failure = task.exception()
-        raise StoreUnavailable(f"store {self.url} did not answer within {wait or 0:g} s") from failure
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            self.cut(connection)
+            raise StoreUnavailable(f"store {self.url} did not answer within {wait or 0:g} s") from error
+        finally:
+            connection.hasty -= 1
 
     def cut(self, connection: Connection) -> None:
         """End a connection's stream: the driver sees its end at once, whatever the server does. It is not used again."""

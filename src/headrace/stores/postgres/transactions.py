@@ -19,18 +19,19 @@ from headrace.engine.transactions import Transaction
 from headrace.errors import HeadraceError, StoreUnavailable
 from headrace.stores.postgres.ledger import PostgresLedger
 from headrace.stores.postgres.pool import Connection, Pool, unavailable
+from headrace.stores.postgres.wire import Statement
 from headrace.stores.shared import digests
 
 __all__ = ["PostgresTransaction", "PostgresTransactions"]
 
 _MARK: Final = (
-    "WITH marked AS (UPDATE headrace_ledger SET state = 1, at = clock_timestamp(), attempts = NULL"
-    " WHERE key = %b AND token = %b AND state = 0 RETURNING 1) SELECT 1 / count(*) FROM marked"
+    b"WITH marked AS (UPDATE headrace_ledger SET state = 1, at = clock_timestamp(), attempts = NULL"
+    b" WHERE key = $1 AND token = $2::int8 AND state = 0 RETURNING 1) SELECT 1 / count(*) FROM marked"
 )
 _LOOK: Final = "SELECT 1 FROM headrace_ledger WHERE key = %b AND token = %b AND state = 1"
-_STAGE: Final = (
-    "INSERT INTO headrace_outbox (app, data) SELECT %s, d FROM unnest(%b::bytea[]) WITH ORDINALITY n (d, o) ORDER BY o"
-)
+_STAGE: Final = b"INSERT INTO headrace_outbox (app, data) VALUES ($1, $2)"
+_BEGIN: Final[Statement] = (b"BEGIN", ())
+_COMMIT: Final[Statement] = (b"COMMIT", ())
 
 
 class PostgresTransaction(Transaction):
@@ -45,14 +46,10 @@ class PostgresTransaction(Transaction):
         connection = self._connection
 
         async def work() -> list[tuple[Any, ...]]:
-            if self.begun:
-                cursor = await connection.execute(sql, parameters or None)
-            else:
-                # The transaction begins with its first statement: one round trip for both.
+            if not self.begun:
                 self.begun = True
-                async with connection.pipeline():
-                    await connection.execute("BEGIN")
-                    cursor = await connection.execute(sql, parameters or None)
+                await connection.together((_BEGIN,))
+            cursor = await connection.execute(sql, parameters or None)
             return await cursor.fetchall() if cursor.description is not None else []
 
         rows = await self._pool.within(connection, work(), None)
@@ -117,16 +114,18 @@ class PostgresUnit:
         return True
 
     async def _statements(self, key: bytes, outgoing: Sequence[bytes], *, begin: bool, commit: bool) -> None:
-        connection = self._connection
-        async with connection.pipeline():
-            if begin:
-                await connection.execute("BEGIN")
-            if outgoing:
-                await connection.execute(_STAGE, (self._ledger.app, list(outgoing)))
-            if key:
-                await connection.execute(_MARK, (key, self._ledger.token))
-            if commit:
-                await connection.execute("COMMIT")
+        statements: list[Statement] = []
+        if begin:
+            statements.append(_BEGIN)
+        if outgoing:
+            app = self._ledger.app.encode()
+            statements += [(_STAGE, (app, row)) for row in outgoing]
+        if key:
+            statements.append((_MARK, (key, self._ledger.token.to_bytes(8, "big", signed=True))))
+        if commit:
+            statements.append(_COMMIT)
+        if statements:
+            await self._connection.together(statements)
 
     async def _undo(self) -> None:
         if self._block is not None:
