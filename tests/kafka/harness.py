@@ -187,8 +187,12 @@ class Harness:
 
     async def move(self, offsets: Mapping[int, int], handler: str = "bill") -> None:
         """What ``kafka-consumer-groups --reset-offsets`` does; the group must be empty."""
+        await self.leave({number: (offset, "") for number, offset in offsets.items()}, handler)
+
+    async def leave(self, commits: Mapping[int, tuple[int, str]], handler: str = "bill") -> None:
+        """Offset and metadata by partition, as a killed owner leaves them; the group must be empty."""
         group = f"{self.app}__{handler}"
-        tps = [TopicPartition(self.topic, number, offset) for number, offset in offsets.items()]
+        tps = [TopicPartition(self.topic, number, *commit) for number, commit in commits.items()]
         asked = self.broker.admin.client.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, tps)])
         await asyncio.to_thread(lambda: asked[group].result(10))
 

@@ -25,11 +25,12 @@ def records(draw: st.DrawFn, pairs: int = 400, widest: int = 200) -> Record:
         base,
         base + draw(st.integers(0, 10**6)),
         done,
+        draw(st.sampled_from(["", "aB3-_x9z"])),
     )
 
 
 def same(found: Record | None, meant: Record) -> bool:
-    return found is not None and found[:4] == meant[:4] and list(found.done) == list(meant.done)
+    return found is not None and found._replace(done=list(found.done)) == meant._replace(done=list(meant.done))
 
 
 def count(runs: Sequence[tuple[int, int]]) -> int:
@@ -54,7 +55,7 @@ def test_a_map_that_does_not_fit_is_cut_from_its_end(record: Record, limit: int)
     if found is None:
         assert limit < len(encode(record._replace(done=())))
         return
-    assert found[:4] == record[:4]
+    assert found._replace(done=()) == record._replace(done=())
     whole = {offset for start, stop in record.done for offset in range(start, stop)}
     kept = {offset for start, stop in found.done for offset in range(start, stop)}
     assert kept <= whole

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
+import time
 
 from headrace.engine.delivery import ACK, DEAD, DROP, HAND_BACK, Outcome
 from headrace.engine.source import Credit
 from headrace.errors import InvalidEvent
 from headrace.event import Event
-from headrace.kafka.completed import decode
-from tests.kafka.harness import Harness, numbers, until
+from headrace.kafka.completed import NO_TOPIC_ID, Record, decode, encode
+from tests.kafka.harness import Harness, Reader, numbers, until
 
 
 async def test_events_arrive_as_they_were_sent(at: Harness) -> None:
@@ -72,17 +73,7 @@ async def test_what_was_committed_is_not_repeated_after_an_unclean_end(at: Harne
     commit = (await at.committed())[0]
     await reader.close()
     other = Harness(at.url, at.app)
-    from confluent_kafka import TopicPartition
-
-    await at.move({0: commit[0]})
-    asked = at.broker.admin.client
-    from confluent_kafka import ConsumerGroupTopicPartitions
-
-    group = f"{at.app}__bill"
-    tp = TopicPartition(at.topic, 0, commit[0], commit[1])
-    await asyncio.to_thread(
-        lambda: asked.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, [tp])])[group].result(10)
-    )
+    await at.leave({0: commit})
     successor = await other.reader()
     again = await successor.take(250)
     assert numbers(again) == list(range(1, 500, 2))
@@ -116,6 +107,44 @@ async def test_an_unclean_end_makes_suspects_of_what_may_have_run_and_of_nothing
     assert record is not None
     assert record.base == 5
     assert 10 <= record.reached < 2500
+
+
+#: A member that does not poll for a second is put out of its group.
+SHORT = {"session.timeout.ms": "1000", "max.poll.interval.ms": "1000", "heartbeat.interval.ms": "200"}
+
+
+async def lose_all(reader: Reader) -> None:
+    """Have the group put this member out: its partitions are lost."""
+    group = reader.source._group
+    assert group is not None
+    before = group.ownership.rebalances
+    await asyncio.wrap_future(group.call(lambda consumer: time.sleep(2.5)))
+    await until(lambda: group.ownership.rebalances > before)
+
+
+async def test_what_a_source_announced_and_lost_is_no_suspect_to_itself(at: Harness) -> None:
+    await at.make_topic()
+    at.fill(100)
+    reader = await at.reader(options=SHORT)
+    reader.ack((await reader.take(100))[:10])
+    await reader.source.flush()
+    await lose_all(reader)
+    again = await reader.take(90)
+    assert numbers(again) == list(range(10, 100))
+    assert not any(delivery.redelivered for delivery in again)
+
+
+async def test_what_a_dead_owner_left_stays_suspect_when_partitions_are_lost_and_come_back(at: Harness) -> None:
+    await at.make_topic()
+    at.fill(100)
+    await at.leave({0: (0, encode(Record(NO_TOPIC_ID, 1, 0, 50, owner="another1")))})
+    reader = await at.reader(options=SHORT)
+    for turn in range(2):
+        got = await reader.take(100)
+        assert [delivery.redelivered for delivery in got] == [True] * 50 + [False] * 50
+        if turn == 0:
+            await reader.source.flush()
+            await lose_all(reader)
 
 
 async def test_dead_and_dropped_deliveries_are_done_and_a_retry_comes_back(at: Harness) -> None:

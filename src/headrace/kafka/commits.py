@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ class Commits:
 
     def __init__(self, name: str, partitions: dict[Where, Partition], committed: Callable[[], None]) -> None:
         self.metadata_limit = LIMIT
+        #: Tells what this source announced from what others did.
+        self.owner = secrets.token_urlsafe(6)
         self.group: Group | None = None
         self._name = name
         self._partitions = partitions
@@ -169,7 +172,7 @@ class Commits:
 
     def text(self, partition: Partition, reached: int) -> Commit:
         """Topic, partition, offset and metadata of a commit of this moment."""
-        record = partition.offsets.record(partition.topic_id, partition.partitions, reached)
+        record = partition.offsets.record(partition.topic_id, partition.partitions, reached, self.owner)
         return partition.topic, partition.number, record.base, encode(record, limit=self.metadata_limit)
 
     def _shrink(self) -> None:

@@ -4,7 +4,7 @@ A commit says "all below this offset is done". What is done beyond it would be r
 into the commit's metadata: a string of at most 4,095 characters. No I/O here.
 
 The text is ASCII, since some brokers count bytes where Apache Kafka counts characters:
-``hr1 <topic id> <partitions> <base> <reached> <map>``, separated by spaces, where
+``hr1 <topic id> <partitions> <base> <reached> <map> <owner>``, separated by spaces, where
 
 - ``hr1`` is the version: a reader that does not know it ignores the record, which repeats work and loses nothing;
 - the topic id and ``base`` (the committed offset) say what the record is about: under another topic id, or with an
@@ -13,7 +13,9 @@ The text is ASCII, since some brokers count bytes where Apache Kafka counts char
 - ``reached`` is the first offset that cannot have been handed to a handler before the next record was stored. What lies
   between base and it was in flight, or queued for it, if the owner ended without giving the partition back;
 - the map is empty, or ``b`` and a bit set (bit i of the bytes, least significant first: base + i is done), or ``r`` and
-  run lengths (LEB128 numbers: not done, done, not done, …), whichever is shorter; base64 without padding.
+  run lengths (LEB128 numbers: not done, done, not done, …), whichever is shorter; base64 without padding;
+- the owner, eight characters, is who wrote the record: one that lost the partition and gets it back has not died of what it
+  announced itself. It may be missing.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ LIMIT: Final = 4095
 #: Where the broker knows no topic ids (before Kafka 2.8).
 NO_TOPIC_ID: Final = "-"
 _VERSION: Final = "hr1"
-#: Version, topic id (22 characters), a number of partitions, two offsets of 19 digits, five spaces and the map's kind.
-_FRAME: Final = 3 + 22 + 6 + 19 + 19 + 5 + 1
+#: Version, topic id (22 characters), a number of partitions, two offsets of 19 digits, six spaces, owner and the map's kind.
+_FRAME: Final = 3 + 22 + 6 + 19 + 19 + 6 + 8 + 1
 #: A map that claims more is garbage; it bounds what a reader allocates.
 _WIDEST: Final = 1 << 40
 
@@ -47,6 +49,7 @@ class Record(NamedTuple):
     base: int
     reached: int
     done: Runs = ()
+    owner: str = ""
 
 
 def encode(record: Record, *, limit: int = LIMIT) -> str:
@@ -56,23 +59,27 @@ def encode(record: Record, *, limit: int = LIMIT) -> str:
     lets a caller see to it beforehand that nothing is cut.
     """
     frame = f"{_VERSION} {record.topic_id or NO_TOPIC_ID} {record.partitions} {record.base} {record.reached} "
-    if len(frame) > limit:
-        return ""
-    room = (limit - len(frame) - 1) * 3 // 4
+    end = f" {record.owner}" if record.owner else ""
+    left = limit - len(frame) - len(end)
+    return "" if left < 0 else frame + _map(record, left) + end
+
+
+def _map(record: Record, limit: int) -> str:
+    room = (limit - 1) * 3 // 4
     if not record.done or room <= 0:
-        return frame
+        return ""
     packed_runs = _run_lengths(record.base, record.done)
     bitmap_size = (record.done[-1][1] - record.base + 7) // 8
     if len(packed_runs) <= min(room, bitmap_size):
-        return frame + "r" + _text(packed_runs)
+        return "r" + _text(packed_runs)
     if bitmap_size <= room:
-        return frame + "b" + _text(_bits(record.base, record.done))
+        return "b" + _text(_bits(record.base, record.done))
     as_runs = _cut_runs(record.base, record.done, room)
     end = record.base + room * 8
     as_bits = [(start, min(stop, end)) for start, stop in record.done if start < end]
     if as_runs and _count(as_runs) >= _count(as_bits):
-        return frame + "r" + _text(_run_lengths(record.base, as_runs))
-    return frame + "b" + _text(_bits(record.base, as_bits)) if as_bits else frame
+        return "r" + _text(_run_lengths(record.base, as_runs))
+    return "b" + _text(_bits(record.base, as_bits)) if as_bits else ""
 
 
 def decode(text: str | None) -> Record | None:
@@ -80,14 +87,17 @@ def decode(text: str | None) -> Record | None:
     if not text or not text.startswith(_VERSION + " "):
         return None
     fields = text.rstrip("\0").split(" ")
-    if len(fields) != 6 or not text.isascii() or not all(field.isdecimal() for field in fields[2:5]):
+    if len(fields) not in (6, 7) or not text.isascii() or not all(field.isdecimal() for field in fields[2:5]):
+        return None
+    owner = fields[6] if len(fields) == 7 else ""
+    if len(fields) == 7 and not owner:
         return None
     partitions, base, reached = map(int, fields[2:5])
     try:
         done = _unpack(base, fields[5])
     except (ValueError, binascii.Error):
         return None
-    return Record(fields[1], partitions, base, reached, done)
+    return Record(fields[1], partitions, base, reached, done, owner)
 
 
 def contains(runs: Runs, offset: int) -> bool:

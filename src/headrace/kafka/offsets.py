@@ -118,10 +118,10 @@ class Offsets:
                 runs.append((first, last))
         return runs
 
-    def record(self, topic_id: str, partitions: int, reached: int = 0) -> Record:
+    def record(self, topic_id: str, partitions: int, reached: int = 0, owner: str = "") -> Record:
         """What to commit now; the arguments as `Record` has them."""
         base = self.watermark()
-        return Record(topic_id, partitions, base, max(reached, base), self.done())
+        return Record(topic_id, partitions, base, max(reached, base), self.done(), owner)
 
     def ceiling(self) -> int:
         """Offsets below this may be handed over, and the map still fits however their handlers finish.

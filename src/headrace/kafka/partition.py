@@ -65,6 +65,7 @@ class Partition:
         partitions: how many the topic had when this one was assigned.
         offsets: what was handed over and what is done.
         open: deliveries by token, from hand-over to settlement, in order.
+        announced_by: who wrote the commit that this state begins with; empty where nobody said.
         suspects: offsets below were perhaps delivered by an owner that did not end cleanly.
         limit: offsets below may be handed over: what the last confirmed commit announced and what the map can hold.
         waiting: records that came while the limit was reached, in order; ``blocked`` where there are any, ``why`` says
@@ -77,6 +78,7 @@ class Partition:
 
     __slots__ = (
         "_handed",
+        "announced_by",
         "blocked",
         "dirty",
         "expired",
@@ -110,6 +112,7 @@ class Partition:
         partitions: int,
         offsets: Offsets,
         reached: int,
+        announced_by: str = "",
         several_topics: bool = False,
         expired: int = 0,
     ) -> None:
@@ -120,6 +123,7 @@ class Partition:
         self.partitions = partitions
         self.offsets = offsets
         self.open: dict[int, KafkaDelivery] = {}
+        self.announced_by = announced_by
         self.suspects = reached
         self.reached = reached
         self.limit = 0

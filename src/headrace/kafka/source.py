@@ -86,6 +86,8 @@ class KafkaSource:
         self._partitions: dict[Where, Partition] = {}
         self._commits = Commits(name, self._partitions, self._unblock)
         self._detached: list[Partition] = []
+        #: `Partition.suspects` as another owner last left it to us.
+        self._suspects: dict[Where, int] = {}
         self._buffer: deque[Any] = deque()
         self._again: deque[KafkaDelivery] = deque()
         self._group: Group | None = None
@@ -192,6 +194,10 @@ class KafkaSource:
             old = self._partitions.get(partition.key)
             if old is not None:
                 self._detach(old)
+            if partition.announced_by == self._commits.owner:
+                # It was lost and came back before anybody else had it: nothing died of what we announced ourselves.
+                partition.suspects = self._suspects.get(partition.key, 0)
+            self._suspects[partition.key] = partition.suspects
             partition.offsets.limit(self._commits.metadata_limit)
             self._partitions[partition.key] = partition
         if partitions:

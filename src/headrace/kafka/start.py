@@ -145,6 +145,7 @@ def find_start(
                 partitions=count,
                 offsets=Offsets(record.base, record.done, limit=metadata_limit),
                 reached=record.reached,
+                announced_by=record.owner,
                 several_topics=several_topics,
                 expired=expired,
             )
