@@ -9,7 +9,7 @@ import pytest
 
 from headrace import App, Event
 from headrace.kafka.completed import decode
-from tests.kafka.harness import Harness, until
+from tests.kafka.harness import Harness, numbers, until
 from tests.servers.kafka import Kafka
 from tests.servers.ports import free_ports
 from tests.servers.wire import Wire
@@ -108,6 +108,28 @@ async def test_the_broker_stands_still(start_kafka: Callable[..., Kafka], app_na
         # The length of the pause is what is tested.
         await asyncio.sleep(seconds)
         server.resume()
+
+
+async def test_a_session_that_expires_while_the_broker_stands_still_brings_everything_again(
+    start_kafka: Callable[..., Kafka], app_name: str
+) -> None:
+    server = start_kafka()
+    at = Harness(server.url, app_name)
+    await at.make_topic()
+    at.fill(100)
+    reader = await at.reader(options={"session.timeout.ms": "1000", "heartbeat.interval.ms": "200"})
+    group = reader.source._group
+    assert group is not None
+    for _ in range(2):
+        assert numbers(await reader.take(100)) == list(range(100))
+        # A commit under way would wait for the broker, and the loss behind it.
+        await reader.source.flush()
+        rebalances = group.ownership.rebalances
+        server.pause()
+        await until(lambda before=rebalances: group.ownership.rebalances > before)  # type: ignore[misc]
+        server.resume()
+    assert numbers(await reader.take(100)) == list(range(100))
+    await at.close()
 
 
 @pytest.mark.parametrize(

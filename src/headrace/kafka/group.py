@@ -227,7 +227,7 @@ class Group:
             return
         self._full_since = 0.0
         consumer = self.consumer
-        self.ownership.gone.clear()
+        self.ownership.begin_call(consumer)
         messages = consumer.consume(self._ask(), 0)
         if not messages:
             message = consumer.poll(self._patience())

@@ -58,6 +58,8 @@ class Ownership:
         self.rebalances = 0
         #: Partitions that went during the client's call that is under way: what it returns of them is void.
         self.gone: set[Where] = set()
+        #: Those of them that came back within it: paused until it has ended, so that nothing of them is among what is void.
+        self._held: list[Where] = []
         #: What is assigned from now on is paused at once.
         self.paused = False
         self._group_id = group
@@ -97,11 +99,25 @@ class Ownership:
             if (tp.topic, tp.partition) in by_where:
                 tp.offset = by_where[tp.topic, tp.partition].offsets.watermark()
         (consumer.assign if self._eager else consumer.incremental_assign)(tps)
+        back = [tp for tp in tps if (tp.topic, tp.partition) in self.gone]
         if self.paused and tps:
             consumer.pause(tps)
+        elif back:
+            consumer.pause(back)
+            self._held += [(tp.topic, tp.partition) for tp in back]
         self.assigned.update(by_where)
         self._post(Told(""))
         self._post(Assigned(partitions))
+
+    def begin_call(self, consumer: Any) -> None:
+        """The client is about to be asked for messages: whatever it returns now is of what is assigned now."""
+        from confluent_kafka import TopicPartition
+
+        self.gone.clear()
+        held, self._held = self._held, []
+        back = [where for where in held if where in self.assigned and not self.assigned[where].paused]
+        if back:
+            consumer.resume([TopicPartition(*where) for where in back])
 
     def _starts(self, consumer: Any, wheres: Sequence[Where]) -> list[Partition]:
         from confluent_kafka import TopicPartition
