@@ -62,10 +62,10 @@ class Flow:
             letters = worker.dead_letters
             assert letters is not None
             assert await letters.counts(self.name) == {}
-        assert {n for numbers in self.handled.values() for n in numbers} == wanted
-        for key, numbers in self.handled.items():
+        assert {n for seen in self.handled.values() for n in seen} == wanted
+        for key, seen in self.handled.items():
             # A key may go back to what was not committed; it never skips.
-            first = list(dict.fromkeys(numbers))
+            first = list(dict.fromkeys(seen))
             assert first == sorted(first), key
 
     async def some_more(self, count: int = 10) -> None:
