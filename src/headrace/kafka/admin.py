@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from headrace.kafka.client_log import client_log
@@ -69,6 +70,14 @@ class Admin:
             client.list_topics(timeout=seconds)
         finally:
             client.poll(0)
+
+    def refresh(self, seconds: float) -> None:
+        """Have the client ask anew who leads and controls the cluster: where it once heard of no controller it waits for one
+        and does not ask. Whether a broker answers within ``seconds`` is seen at the next question."""
+        from confluent_kafka import KafkaException
+
+        with suppress(KafkaException):
+            self.client.list_topics(timeout=seconds)
 
     def names(self) -> list[str]:
         """Every topic that this user may see."""

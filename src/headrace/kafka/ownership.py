@@ -94,6 +94,7 @@ class Ownership:
                 self._tell(f"the committed offsets could not be read; asking again: {text_of(error)}")
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)
+                self._admin.refresh(1.0)
         by_where = {partition.key: partition for partition in partitions}
         for tp in tps:
             if (tp.topic, tp.partition) in by_where:
