@@ -82,6 +82,7 @@ class Flow:
         return all(progress.connected is state for progress in progresses)
 
 
+@pytest.mark.timeout(400)
 async def test_the_broker_is_killed_and_restarted(start_kafka: Callable[..., Kafka], app_name: str) -> None:
     server = start_kafka()
     flow = Flow(server.url, app_name)

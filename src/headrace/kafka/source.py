@@ -442,14 +442,16 @@ class KafkaSource:
                     f"partition {partition.number} of {partition.topic} waits: offset {partition.offsets.watermark()} "
                     "is not done, and the commit metadata can hold no more completions beyond it"
                 )
-        if self.poll_age > _LATE_POLL:
+        # A call that the brokers do not answer (a commit in an outage) holds the poll thread, which then hears of nothing else.
+        stuck = self.poll_age > _LATE_POLL
+        if stuck:
             detail = f"the Kafka client has not been polled for {self.poll_age:.0f} s"
         if self._failure is not None:
             detail = str(self._failure)
         elif not group.connected and not detail:
             detail = "no connection to the Kafka brokers" if self._last_message else "joining the group"
         return Progress(
-            connected=group.connected and self._failure is None,
+            connected=group.connected and not stuck and self._failure is None,
             lag_events=events,
             lag_seconds=seconds,
             last_progress=self._last_message,
