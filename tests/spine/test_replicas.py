@@ -82,8 +82,8 @@ def stopped_and_continued(replicas: list[Run], old: Run, pids: set[int], beyond:
 @pytest.mark.parametrize(
     ("events", "rounds", "ack_wait", "work", "seed"),
     [
-        pytest.param(4000, 1, 2, 0.05, 1, id="short"),
-        # So much work that the events outlast three stops of half a minute.
+        pytest.param(10_000, 1, 2, 0.05, 1, id="short"),
+        # So much work that the events outlast every stop: three of half a minute here.
         pytest.param(100_000, 3, 30, 0.15, SEED, id="long", marks=LONG),
     ],
 )
