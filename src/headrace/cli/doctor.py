@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -163,14 +164,14 @@ async def _servers(app: App, settings: Settings) -> tuple[bool, list[Remark]]:
     reached = True
     asked: list[tuple[str, Any]] = []
     if settings["broker"]:
-        asked.append(("broker", _broker(app, settings)))
+        asked.append(("broker", partial(_broker, app, settings)))
     else:
         remarks.append(Remark("broker", "info", "no broker is configured (HEADRACE_BROKER)"))
     stores = dict.fromkeys(url for url in (settings["store"], settings["dead_letters"]) if url)
-    asked += [("store", inspect_store(url)) for url in stores]
-    for about, asking in asked:
+    asked += [("store", partial(inspect_store, url)) for url in stores]
+    for about, ask in asked:
         try:
-            found: list[Finding] = await asking
+            found: list[Finding] = await ask()
         except ConfigurationError:
             raise
         except (ConnectionFailed, StoreUnavailable) as error:
