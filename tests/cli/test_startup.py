@@ -30,6 +30,11 @@ def test_help_loads_nothing_but_its_text(heavy: str) -> None:
     assert heavy not in loaded("import sys; sys.argv = ['headrace', '--help']\nfrom headrace.cli import main; main()")
 
 
+@pytest.mark.parametrize("heavy", ["asyncio", "click", "typing", "re", "json", "dataclasses", "tempfile", "logging"])
+def test_the_supervisor_of_workers_is_light(heavy: str) -> None:
+    assert heavy not in loaded("import sys; sys.argv = ['headrace', 'run']\nimport headrace.cli.supervising")
+
+
 def test_help_names_every_command_and_the_exit_codes() -> None:
     done = subprocess.run([sys.executable, "-m", "headrace", "--help"], capture_output=True, text=True, check=True)
     for name, text in COMMANDS.items():

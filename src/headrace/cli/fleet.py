@@ -7,7 +7,6 @@ import contextlib
 import json
 import signal
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -44,7 +43,7 @@ async def _serve(place: Place) -> int:
     await server.open()
     watchdog = Watchdog(WITHIN, place.lifeline)
     click.echo(f"headrace: listening {server}", err=True)
-    place.report(listening={"admin": server.authority})
+    place.report("listening", "admin", server.authority)
     await end.wait()
     watchdog.stop()
     await server.close()
@@ -55,7 +54,7 @@ class _Fleet:
     """The ASGI application."""
 
     def __init__(self, place: Place) -> None:
-        self._sockets = [place.folder / f"{number}.sock" for number in range(place.of)]
+        self._sockets = [place.socket(number) for number in range(place.of)]
 
     async def __call__(
         self,
@@ -93,11 +92,11 @@ def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-async def _ask(socket: Path, path: str) -> tuple[int, bytes] | None:
+async def _ask(socket: str, path: str) -> tuple[int, bytes] | None:
     """One worker's answer: status and body; ``None`` where it is not there."""
     with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
         async with asyncio.timeout(WITHIN):
-            reader, writer = await asyncio.open_unix_connection(str(socket))
+            reader, writer = await asyncio.open_unix_connection(socket)
             try:
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")

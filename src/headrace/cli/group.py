@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from headrace import __version__
 from headrace.cli.overview import COMMANDS, overview
 from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from headrace.cli.supervising import Place
 
 __all__ = ["headrace", "invoke"]
 
@@ -57,10 +61,10 @@ def headrace() -> None:
     """Headrace brings events to handlers."""
 
 
-def invoke(arguments: Sequence[str] | None = None) -> int:
-    """Run the command of these arguments (``sys.argv``); the exit code."""
+def invoke(arguments: Sequence[str] | None = None, *, place: Place | None = None) -> int:
+    """Run the command of these arguments (``sys.argv``); the exit code. ``place``: for ``run``, under its supervisor."""
     try:
-        code = headrace(arguments, standalone_mode=False)
+        code = headrace(arguments, standalone_mode=False, obj=place)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import partial
+
 import click
+
+from headrace.cli.supervising import Place
 
 __all__ = ["command"]
 
@@ -22,20 +27,22 @@ __all__ = ["command"]
 @click.option("--admin", help="host:port of probes and metrics (HEADRACE_ADMIN).")
 @click.option("--http", help="host:port of the HTTP receivers (HEADRACE_HTTP).")
 @click.option("--log", help="Log level (HEADRACE_LOG).")
-def command(app: str, workers: int, role: str | None, **flags: str | None) -> int:
+@click.pass_obj
+def command(place: Place | None, /, app: str, workers: int, role: str | None, **flags: str | None) -> None:
     """Run APP until SIGTERM or SIGINT, then drain. A worker that crashes is started again."""
-    from headrace.cli.supervising import Place, supervise
-
+    if place is None:
+        raise click.UsageError("run works under its supervisor only: start it as the headrace command")
     given = {name: value for name, value in flags.items() if value is not None}
-
-    def work(place: Place) -> int:
-        from headrace.cli.serving import run_worker
-
-        return run_worker(app, {**given, **place.addresses}, place=place, role=role)
-
-    def admin(place: Place) -> int:
+    if place.number == 0:
+        place.of = workers
+        if workers > 1 and not place.folder:
+            place.folder = tempfile.mkdtemp(prefix="headrace-run-")
+            place.report("workers", str(workers), place.folder)
+    if place.admin:
         from headrace.cli.fleet import serve_fleet
 
-        return serve_fleet(place)
+        place.task = partial(serve_fleet, place)
+    else:
+        from headrace.cli.serving import run_worker
 
-    return supervise(work, workers=workers, admin=admin)
+        place.task = partial(run_worker, app, {**given, **place.addresses}, place=place, role=role)

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -111,7 +112,7 @@ async def _serve(app: App, settings: Settings, place: Place, role: str | None) -
     admin = Admin(app.name)
     async with contextlib.AsyncExitStack() as stack:
         address = split_address(settings["admin"], default_port=9464, what="admin")
-        path = place.admin_socket if place.of > 1 else None
+        path = Path(place.socket(place.number)) if place.of > 1 else None
         listener = Server(admin, *address, what="admin", path=path)
         await listener.open()
         stack.push_async_callback(listener.close)
@@ -119,7 +120,7 @@ async def _serve(app: App, settings: Settings, place: Place, role: str | None) -
         if path is None:
             _announce(place, listener, "admin")
         elif place.number == 0:
-            place.report(listening={"admin": settings["admin"]})
+            place.report("listening", "admin", settings["admin"])
         longest = max(one.handler.timeout for one in compiled)
         stack.callback(Watchdog(longest, place.lifeline).stop)
         opening = asyncio.ensure_future(worker.open())
@@ -153,7 +154,7 @@ async def _serve(app: App, settings: Settings, place: Place, role: str | None) -
 
 def _announce(place: Place, listener: Server, what: str) -> None:
     click.echo(f"headrace: listening {listener}", err=True)
-    place.report(listening={what: listener.authority})
+    place.report("listening", what, listener.authority)
 
 
 async def _run(app: App, worker: Worker, end: _End, settings: Settings, place: Place) -> None:
@@ -175,7 +176,7 @@ async def _run(app: App, worker: Worker, end: _End, settings: Settings, place: P
                 _announce(place, server, "http")
             stack.callback(server.stop)
             stack.callback(routes.drain)
-        place.report(ready=True)
+        place.report("ready")
         await end.event.wait()
         if end.signals:
             _watch_second_signal(end, worker)

@@ -1,6 +1,7 @@
 """The parent of ``headrace run``: starts workers, restarts what crashed, passes signals on, and ends with their code.
 
-It imports no user code and runs no event loop, so that nothing of an app can take it down. A worker is a fork with a
+It imports no user code, no library and hardly anything of Python's own, and runs no event loop: nothing of an app can take
+it down, and beside a worker it weighs nothing. Even the command line is read by the workers. A worker is a fork with a
 pipe each way: it reports how it ends (an exit that it did not report was a crash), and it dies when its supervisor does,
 for two owners of one lane would be worse than none. Only crashes are restarted: a reported exit is the supervisor's own.
 """
@@ -8,21 +9,17 @@ for two owners of one lane would be worse than none. Only crashes are restarted:
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import click
+TYPE_CHECKING = False  # type checkers know the name; to import it from typing would cost more than all of this module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
 
 __all__ = ["Place", "supervise"]
 
@@ -33,69 +30,78 @@ LAST_DRAIN = 40.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-@dataclass(slots=True)
 class Place:
-    """What a worker knows of its supervisor.
+    """What a process under the supervisor knows of it. Each of them reads the command line, and learns there what to do.
 
     Attributes:
-        number: 0 for the first worker; of: how many there are.
-        folder: where the workers' admin sockets are.
+        number: 0 for the first worker; the admin process of several comes after the last one.
         addresses: ``admin`` and ``http`` as an earlier worker got them.
         lifeline: a pipe that is closed when the supervisor is gone.
+        of: how many workers there are, and folder: where the sockets of several are; as the first worker reported them.
+        task: what to do once the command line is read; ``None`` where that was all.
     """
 
-    number: int
-    of: int
-    folder: Path
-    addresses: dict[str, str]
-    lifeline: int
-    status: int
+    __slots__ = ("_status", "addresses", "folder", "lifeline", "number", "of", "task")
+
+    def __init__(
+        self, number: int, of: int, folder: str, addresses: dict[str, str], lifeline: int, status: int
+    ) -> None:
+        self.number = number
+        self.of = of
+        self.folder = folder
+        self.addresses = addresses
+        self.lifeline = lifeline
+        self.task: Callable[[], int] | None = None
+        self._status = status
 
     @property
-    def admin_socket(self) -> Path:
-        """The worker's own admin endpoint, where several share one port."""
-        return self.folder / f"{self.number}.sock"
+    def admin(self) -> bool:
+        """This is the process that answers on the admin port for several workers."""
+        return self.number == self.of
 
-    def report(self, **facts: Any) -> None:
-        """Tell the supervisor: ``listening`` (name → address), ``ready``, ``exit``."""
+    def socket(self, number: int) -> str:
+        """A worker's own admin endpoint, where several share one port."""
+        return f"{self.folder}/{number}.sock"
+
+    def report(self, fact: str, *words: str) -> None:
+        """Tell the supervisor: ``workers NUMBER FOLDER``, ``listening NAME ADDRESS``, ``ready``, ``exit CODE``."""
         with contextlib.suppress(BrokenPipeError):
-            os.write(self.status, json.dumps(facts).encode() + b"\n")
+            os.write(self._status, "\0".join((fact, *words)).encode() + b"\n")
 
 
-Task = Callable[[Place], int]
-
-
-@dataclass(slots=True)
 class _Child:
     """A place for a process: the one that is in it now, and what is known of those before."""
 
-    name: str
-    number: int
-    task: Task
-    pid: int = 0
-    status: int = -1
-    lifeline: int = -1
-    started: float = 0.0
-    crashes: int = 0
-    due: float | None = None
-    unread: bytes = b""
-    exit: int | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("crashes", "due", "exit", "lifeline", "number", "pid", "started", "status", "unread")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pid = 0
+        self.status = -1
+        self.lifeline = -1
+        self.started = 0.0
+        self.crashes = 0
+        self.due: float | None = None
+        self.unread = b""
+        self.exit: int | None = None
 
 
-def supervise(work: Task, *, workers: int, admin: Task) -> int:
-    """Run ``work`` in so many processes, and ``admin`` in one of its own where there are several; the exit code."""
-    with tempfile.TemporaryDirectory(prefix="headrace-run-") as folder:
-        return _Supervisor(work, workers, admin, Path(folder)).run()
+def supervise(work: Callable[[Place], int]) -> int:
+    """Run ``work``, which reads the command line, in as many processes as the first of them reports, and in one more to
+    answer for all where there are several; the exit code."""
+    supervisor = _Supervisor(work)
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.tidy()
 
 
 class _Supervisor:
-    def __init__(self, work: Task, workers: int, admin: Task, folder: Path) -> None:
-        self._children = [_Child("worker" if workers == 1 else f"worker {n}", n, work) for n in range(workers)]
-        if workers > 1:
-            self._children.append(_Child("admin", workers, admin))
-        self._of = workers
-        self._folder = folder
+    def __init__(self, work: Callable[[Place], int]) -> None:
+        self._work = work
+        self._children = [_Child(0)]
+        self._of = 1
+        self._folder = ""
         self._addresses: dict[str, str] = {}
         self._code: int | None = None
         self._asked = 0
@@ -110,11 +116,19 @@ class _Supervisor:
         for number in _SIGNALS:
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        # The first worker is first: what it gets (ports) and finds wrong (configuration) holds for all.
+        # The first worker is first: what it is told (how many there are), gets (ports) and finds wrong (configuration)
+        # holds for all.
         self._start(self._children[0])
         while any(child.pid or child.due is not None for child in self._children):
             self._wait()
         return self._code or 0
+
+    def tidy(self) -> None:
+        """Remove the folder of the sockets."""
+        if self._folder:
+            import shutil
+
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     # Signals
 
@@ -125,7 +139,7 @@ class _Supervisor:
 
     def _pass_on(self, number: int) -> None:
         for child in self._children:
-            if child.pid and child.name != "admin":
+            if child.pid and not self._is_admin(child):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
 
@@ -137,6 +151,14 @@ class _Supervisor:
             child.due = None
 
     # Children
+
+    def _is_admin(self, child: _Child) -> bool:
+        return child.number == self._of
+
+    def _name(self, child: _Child) -> str:
+        if self._of == 1:
+            return "worker"
+        return "admin" if self._is_admin(child) else f"worker {child.number}"
 
     def _start(self, child: _Child) -> None:
         status, reported = os.pipe()
@@ -150,7 +172,7 @@ class _Supervisor:
             for fd in (status, held, self._wakeup, *self._pipes()):
                 os.close(fd)
             place = Place(child.number, self._of, self._folder, dict(self._addresses), lifeline, reported)
-            _be(child.task, place, restarted=child.crashes > 0)
+            _be(self._work, place, restarted=child.crashes > 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(reported)
         os.close(lifeline)
@@ -187,14 +209,23 @@ class _Supervisor:
             return
         *lines, child.unread = (child.unread + chunk).split(b"\n")
         for line in lines:
-            facts = json.loads(line)
-            self._addresses.update(facts.get("listening", {}))
-            if "exit" in facts:
-                child.exit = facts["exit"]
-            if "ready" in facts and self._code is None:
-                for other in self._children:
-                    if not other.pid and other.due is None:
-                        self._start(other)
+            fact, *words = line.decode().split("\0")
+            if fact == "workers":
+                self._of, self._folder = int(words[0]), words[1]
+            elif fact == "listening":
+                self._addresses[words[0]] = words[1]
+            elif fact == "exit":
+                child.exit = int(words[0])
+            elif fact == "ready" and self._code is None:
+                self._start_others()
+
+    def _start_others(self) -> None:
+        if self._of > len(self._children):
+            # The last one is the admin process.
+            self._children += [_Child(number) for number in range(1, self._of + 1)]
+        for child in self._children:
+            if not child.pid and child.due is None:
+                self._start(child)
 
     def _ended(self, child: _Child) -> None:
         """Its status pipe is closed: wait for the process, and decide what follows."""
@@ -202,7 +233,7 @@ class _Supervisor:
         os.close(child.status)
         os.close(child.lifeline)
         child.pid = 0
-        if child.name == "admin" and child.exit is None and self._code is not None:
+        if self._is_admin(child) and child.exit is None and self._code is not None:
             return
         if child.exit is not None and not (child.exit == 70 and self._code is None):
             self._finish(child.exit)
@@ -218,9 +249,10 @@ class _Supervisor:
         delay = min(LAST_RESTART, FIRST_RESTART * 2**child.crashes)
         child.crashes += 1
         child.due = time.monotonic() + delay
-        click.echo(
-            f"headrace: {child.name} crashed ({why}, {child.crashes} in a row); it is started again in {delay:.1f} s",
-            err=True,
+        print(
+            f"headrace: {self._name(child)} crashed ({why}, {child.crashes} in a row); it is started again in {delay:.1f} s",
+            file=sys.stderr,
+            flush=True,
         )
 
     def _finish(self, code: int) -> None:
@@ -232,18 +264,18 @@ class _Supervisor:
             self._asked = 1
             self._deadline = time.monotonic() + LAST_DRAIN
             self._pass_on(signal.SIGTERM)
-        if not any(child.pid for child in self._children if child.name != "admin"):
+        if not any(child.pid for child in self._children if not self._is_admin(child)):
             for child in self._children:
                 if child.pid:
                     os.kill(child.pid, signal.SIGTERM)
 
 
-def _be(task: Task, place: Place, *, restarted: bool) -> None:
+def _be(work: Callable[[Place], int], place: Place, *, restarted: bool) -> None:
     """The child's whole life; never returns."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, partial(_end_before_begun, place))
+    signal.signal(signal.SIGTERM, lambda number, frame: _end_before_begun(place))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     # Ctrl-C reaches the supervisor alone, which passes it on once.
     os.setpgid(0, 0)
@@ -254,7 +286,7 @@ def _be(task: Task, place: Place, *, restarted: bool) -> None:
         os.environ.pop("HEADRACE_FAIL_POINT", None)
     code, meant = 1, False
     try:
-        code = task(place)
+        code = work(place)
         meant = True
     except SystemExit as error:
         # A handler's own exit, unreported: the worker is started again.
@@ -265,7 +297,7 @@ def _be(task: Task, place: Place, *, restarted: bool) -> None:
         traceback.print_exc()
         meant = True
     if meant:
-        place.report(exit=code)
+        place.report("exit", str(code))
         import atexit
 
         atexit._run_exitfuncs()
@@ -275,9 +307,9 @@ def _be(task: Task, place: Place, *, restarted: bool) -> None:
     os._exit(code)
 
 
-def _end_before_begun(place: Place, number: int, frame: FrameType | None) -> None:
+def _end_before_begun(place: Place) -> None:
     """SIGTERM while the app is still being imported: nothing was begun, so that nothing is left to drain."""
-    place.report(exit=0)
+    place.report("exit", "0")
     os._exit(0)
 
 
