@@ -34,7 +34,7 @@ _KEEP: Final[Any] = object()
 
 
 class _Codecs:
-    """The modules that come with the first event that is read; an import statement in a method costs as much as the
+    """The modules that come with the first event that is read or written; an import statement in a method costs as much as the
     method."""
 
     json: Any = None
@@ -240,9 +240,8 @@ class Event:
         if raw is None or raw.__class__ is bytes:
             return raw
         if raw is PENDING:
-            from headrace.cloudevents.data import encode_data
-
-            raw = encode_data(self._data, self._attributes.get("datacontenttype"))
+            codec = _Codecs.data or _Codecs.load().data
+            raw = codec.encode_data(self._data, self._attributes.get("datacontenttype"))
         else:
             raw = bytes(raw)
         self._raw = raw

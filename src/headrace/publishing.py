@@ -54,10 +54,11 @@ async def publish(
 
             staged(worker.outbox_name(destination), publication, parent)
             return Published(position="outbox")
-    if not worker.has_sink(destination):
-        await worker.sink(destination)
+    sink = worker.sinks.get(destination)
+    if sink is None:
+        sink = await worker.sink(destination)
     assert worker.runtime is not None
-    result = await worker.runtime.publish_one(destination, publication)
+    result = await worker.runtime.publish_one(sink, publication)
     if isinstance(result, Published):
         return result
     raise (result if isinstance(result, HeadraceError) else HeadraceError(f"publishing to {destination}: {result}"))

@@ -108,7 +108,8 @@ class Worker:
         self._fatal = fatal
         self._substitute = substitute
         self._role = role
-        self._sinks: dict[Any, Sink] = {}
+        #: Those that are open, by what was asked for.
+        self.sinks: dict[Any, Sink] = {}
         self._opening: dict[Any, asyncio.Future[Sink]] = {}
         self._own_letters: Store | None = None
         self._file: Store | None = None
@@ -144,7 +145,7 @@ class Worker:
             self.app,
             ledger=self.store.ledger,
             dead_letters=self.dead_letters,
-            sink=self._opened_sink,
+            sink=self.sinks.__getitem__,
             concurrency=settings["concurrency"],
             grace=settings["drain"],
             clock=self._clock,
@@ -332,7 +333,7 @@ class Worker:
 
     async def sink(self, destination: Any) -> Sink:
         """The open sink of a channel name or a sink declaration. Callers that wait for the same one go on in their order."""
-        sink = self._sinks.get(destination)
+        sink = self.sinks.get(destination)
         if sink is not None:
             return sink
         opening = self._opening.get(destination)
@@ -351,17 +352,10 @@ class Worker:
                     f"publishing to the channel {destination!r} needs a broker: set HEADRACE_BROKER or App(broker=…)"
                 )
             await sink.open()
-            self._sinks[destination] = sink
+            self.sinks[destination] = sink
             return sink
         finally:
             del self._opening[destination]
-
-    def has_sink(self, destination: Any) -> bool:
-        """Whether its sink is open."""
-        return destination in self._sinks
-
-    def _opened_sink(self, destination: Any) -> Sink:
-        return self._sinks[destination]
 
     def start(self) -> None:
         """Let events flow."""
@@ -389,8 +383,8 @@ class Worker:
         """Let go of every connection; safe after a failed `open`."""
         if self.relay is not None:
             await self.relay.stop(0.0)
-        closing: list[Any] = list(self._sinks.values())
-        self._sinks.clear()
+        closing: list[Any] = list(self.sinks.values())
+        self.sinks.clear()
         parts = (self.dead_letters, self.broker, self._own_letters, self._file, self.store)
         closing += [part for part in parts if part is not None]
         self.dead_letters = None

@@ -52,6 +52,10 @@ def make_event(
     An `Event` keeps its type, source and given id; the defaults are for plain data. ``given`` holds attributes that the
     caller spelled. Raises `InvalidEvent` for data that cannot be encoded, `Reject` for a loop of events.
     """
+    if parent is None and not given and not isinstance(value, Event):
+        event = Event(type, f"/{app}/{handler}" if handler else f"/{app}", value)
+        _ = event.raw  # as below
+        return event
     origin = None if parent is None else parent.event
     derived: dict[str, Any] = {}
     if origin is not None and parent is not None:

@@ -106,10 +106,10 @@ class Runtime:
 
     async def publish(self, destination: Any, publications: Sequence[Publication]) -> Sequence[Published | Exception]:
         """Publish through a sink, measured."""
-        sink = self._sink(destination)
-        measures = self.sinks.get(sink.name)
-        if measures is None:
-            measures = self.sinks[sink.name] = SinkMeasures(sink.name)
+        return await self._publish(self._sink(destination), publications)
+
+    async def _publish(self, sink: Sink, publications: Sequence[Publication]) -> Sequence[Published | Exception]:
+        measures = self._measured(sink)
         loop = asyncio.get_running_loop()
         begun = loop.time()
         results = await sink.publish(publications)
@@ -121,23 +121,26 @@ class Runtime:
                 measures.published["failed"] += 1
         return results
 
-    async def publish_one(self, destination: Any, publication: Publication) -> Published | Exception:
-        """Publish one event; the quick way where the sink has one at this moment."""
-        sink = self._sink(destination)
+    async def publish_one(self, sink: Sink, publication: Publication) -> Published | Exception:
+        """Publish one event through an open sink; the quick way where it has one at this moment."""
         begin = getattr(sink, "begin", None)
         waiting = None if begin is None else begin(publication)
         if waiting is None:
-            (result,) = await self.publish(destination, [publication])
+            (result,) = await self._publish(sink, [publication])
             return result
-        measures = self.sinks.get(sink.name)
-        if measures is None:
-            measures = self.sinks[sink.name] = SinkMeasures(sink.name)
         begun = perf_counter()
         answer: Published | Exception = await waiting
+        measures = self.sinks.get(sink.name) or self._measured(sink)
         measures.duration.add(perf_counter() - begun)
         kind = "failed" if not isinstance(answer, Published) else "duplicate" if answer.duplicate else "ok"
         measures.published[kind] += 1
         return answer
+
+    def _measured(self, sink: Sink) -> SinkMeasures:
+        measures = self.sinks.get(sink.name)
+        if measures is None:
+            measures = self.sinks[sink.name] = SinkMeasures(sink.name)
+        return measures
 
     def expired(self, event: Event, delay: float) -> bool:
         """Whether the event's ``expirytime`` is over after so many seconds. One that is no time never expires."""

@@ -67,6 +67,8 @@ class Producer:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = dict(config)
         self._client: Any = None
+        #: The loop on which it is used, kept because asking for it costs a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._polling: asyncio.TimerHandle | None = None
         self._pause = _SOON
         self._turns: deque[asyncio.Future[None]] = deque()
@@ -84,6 +86,7 @@ class Producer:
                 self._client.poll(0)
                 self._fatal = ""
             self._client = Producer({**self._config, "error_cb": self._on_error, "logger": client_log})
+            self._loop = asyncio.get_running_loop()
         return self._client
 
     def _on_error(self, error: Any) -> None:
@@ -116,10 +119,10 @@ class Producer:
     ) -> asyncio.Future[Published | Exception] | None:
         """Produce one record at once; its future is the confirmation. ``None`` where it has to go through `publish`: others
         wait for room, or there is a reason to refuse it."""
-        client = self._client
-        if client is None or self._turns or self._fatal or self._closed:
+        client, loop = self._client, self._loop
+        if client is None or loop is None or self._turns or self._fatal or self._closed:
             return None
-        future: asyncio.Future[Published | Exception] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Published | Exception] = loop.create_future()
 
         def report(error: Any, message: Any) -> None:
             if future.done():

@@ -69,16 +69,19 @@ class KafkaSink:
 
         Raises `InvalidEvent` for one that cannot be encoded.
         """
-        value, key, headers, _ = self._record(publication)
-        return self._producer.begin(self._topic, value, key, headers)  # type: ignore[arg-type]
+        return self._producer.begin(self._topic, *self._parts(publication))
 
     def _record(self, publication: Publication) -> Record:
+        return Record(*self._parts(publication))
+
+    def _parts(self, publication: Publication) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
+        """Value, key and headers of its record."""
         event, key, _, beside = publication
         record_key: bytes | None = None
         own: tuple[str, bytes] | None = None
         if key is not None:
             record_key = key.encode("utf-8", "surrogateescape")
-            if "partitionkey" not in event and key.isprintable() and event._raw is not None:
+            if "partitionkey" not in event._attributes and key.isprintable() and event._raw is not None:
                 own = (_KEY_HEADER, record_key)
             else:
                 event = _with_key(event, key)
@@ -92,7 +95,7 @@ class KafkaSink:
             headers.append(own)
         if beside:
             headers = [*headers, *((name, value.encode("utf-8")) for name, value in beside)]
-        return Record(body, record_key, headers)
+        return body, record_key, headers
 
     async def close(self) -> None:
         """The producer belongs to the broker object, which may belong to this sink."""
