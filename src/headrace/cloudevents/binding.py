@@ -52,6 +52,9 @@ Mode: TypeAlias = Literal["binary", "structured", "batch", "plain"]
 CONTENT_TYPE: Final = "content-type"
 _ANY_FORMAT: Final = "application/cloudevents"
 _NAME_TABLE_LIMIT: Final = 1024
+#: What differs little from event to event: their texts are kept, for making one costs more than finding it.
+_REPEATING: Final = frozenset({"specversion", "source", "type", "datacontenttype"})
+_VALUE_TABLE_LIMIT: Final = 256
 
 # What structured messages have been met with as their content type, as it is written there.
 _structured_types: Final[set[str]] = {json.CONTENT_TYPE}
@@ -86,6 +89,8 @@ class Binding:
     names: dict[str | bytes, str | None] = field(default_factory=dict)
     """Header names met so far and the attribute each stands for; None for no attribute, and `content-type`, which no
     attribute is called, where that header is no attribute but decides the mode. Bounded."""
+    readers: dict[str | bytes, tuple[str | None, dict[Any, str] | None]] = field(default_factory=dict)
+    """As ``names``, with the texts of values met so far for attributes that say the same in most events. Bounded."""
 
     # Reading
 
@@ -204,9 +209,11 @@ class Binding:
             # As with the tables of values: when names fill it, they do not repeat, and those that do come back at once.
             if len(self.names) >= _NAME_TABLE_LIMIT:
                 self.names.clear()
+                self.readers.clear()
             if attribute == "datacontenttype" and self.content_type == "spelled":
                 attribute = CONTENT_TYPE if self._folded(name).lower() == CONTENT_TYPE else attribute
             self.names[name] = attribute
+            self.readers[name] = (attribute, {} if attribute in _REPEATING else None)
 
     def _value(self, attribute: str, value: Any, tolerant: bool) -> str:
         if self.percent_encoded:
@@ -340,7 +347,7 @@ def _quick(binding: Binding, otherwise: Callable[[Any, Any, bool], Any], *, list
     Args:
         listed: the function gives a list of the one event.
     """
-    names = binding.names
+    readers = binding.readers
     percent = binding.percent_encoded
     spelled = binding.content_type == "spelled"
     declares = CONTENT_TYPE if spelled else "datacontenttype"
@@ -348,26 +355,27 @@ def _quick(binding: Binding, otherwise: Callable[[Any, Any, bool], Any], *, list
     def quick(headers: Any, body: Any, *, tolerant: bool = False) -> Any:
         attributes: dict[str, Any] = {}
         passed_over = 0
+        unseen = ""
+        learning = False
         try:
-            # Libraries give either str or bytes; a value that is not as the first one fails here or is found below.
-            if headers[0][1].__class__ is str:
-                for name, value in headers:
-                    attribute = names[name]
-                    if attribute is None:
-                        passed_over += 1
-                    else:
-                        attributes[attribute] = value
-            else:
-                for name, value in headers:
-                    attribute = names[name]
-                    if attribute is None:
-                        passed_over += 1
-                    else:
-                        attributes[attribute] = value.decode()
-            text = "".join(attributes.values())
+            _ = headers[0]  # no sequence at all, an iterator for one, is read once only
+            for name, value in headers:
+                attribute, known = readers[name]
+                if known is not None:
+                    if value in known:
+                        attributes[attribute] = known[value]  # type: ignore[index]
+                        continue
+                    learning = True
+                elif attribute is None:
+                    passed_over += 1
+                    continue
+                # Libraries give either str or bytes.
+                text = value if value.__class__ is str else value.decode()
+                attributes[attribute] = text  # type: ignore[index]
+                unseen += text
             if (
-                text.isprintable()
-                and (not percent or (text.isascii() and "%" not in text and '"' not in text))
+                unseen.isprintable()
+                and (not percent or (unseen.isascii() and "%" not in unseen and '"' not in unseen))
                 and len(attributes) + passed_over == len(headers)
                 and body.__class__ is bytes
                 and not tolerant
@@ -385,6 +393,8 @@ def _quick(binding: Binding, otherwise: Callable[[Any, Any, bool], Any], *, list
                     and body
                     and not (spelled and CONTENT_TYPE in attributes)
                 ):
+                    if learning:
+                        _learn(readers, headers, attributes)
                     # As Event._trusted, without the call.
                     event = _new(Event)
                     event._attributes = attributes
@@ -404,6 +414,16 @@ def _quick(binding: Binding, otherwise: Callable[[Any, Any, bool], Any], *, list
         return otherwise(headers, body, tolerant)
 
     return quick
+
+
+def _learn(readers: Mapping[Any, tuple[str | None, dict[Any, str] | None]], headers: Any, attributes: Any) -> None:
+    """Keep the texts of a message's values that are likely to come again."""
+    for name, value in headers:
+        attribute, known = readers[name]
+        if known is not None and value not in known and len(value) <= REMEMBERED_LENGTH:
+            if len(known) >= _VALUE_TABLE_LIMIT:
+                known.clear()
+            known[value] = attributes[attribute]
 
 
 def _pairs(headers: Any) -> list[tuple[Any, Any]]:

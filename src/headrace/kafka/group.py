@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
@@ -46,6 +47,8 @@ _BUSY_POLL: Final = 0.02
 _LASTING_POLL: Final = 0.1
 #: Messages asked for at once.
 _BATCH: Final = 2000
+#: Of a message, what stands in its place; ``None`` for a record.
+_error: Final = methodcaller("error")
 _OFFSET_OUT_OF_RANGE: Final = (-140, 1)  # _AUTO_OFFSET_RESET, OFFSET_OUT_OF_RANGE
 _ALL_BROKERS_DOWN: Final = -187
 _MAX_POLL_EXCEEDED: Final = -147
@@ -305,21 +308,14 @@ class Group:
 
     def _cross(self, messages: list[Any]) -> None:
         """Sort out what is no message, and hand the rest to the loop."""
-        gone = self.ownership.gone
-        good = messages
-        size = 0
-        for message in messages:
-            if message.error() is not None or (gone and (message.topic(), message.partition()) in gone):
-                good = [m for m in messages if self._is_good(m)]
-                break
-        for message in good:
-            size += len(message)
-        if good:
+        if self.ownership.gone or any(map(_error, messages)):
+            messages = [message for message in messages if self._is_good(message)]
+        if messages:
             self.connected = True
             self._down = False
-            self.crossed += len(good)
-            self.crossed_bytes += size
-            self._post(good)
+            self.crossed += len(messages)
+            self.crossed_bytes += sum(map(len, messages))
+            self._post(messages)
         if self._read_out:
             ended, self._read_out = self._read_out, []
             for item in ended:

@@ -8,6 +8,7 @@ that never arrive (compacted away, transaction markers, aborted) count as done o
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from headrace.kafka.completed import LIMIT, Record, Runs, contains, map_room
@@ -57,6 +58,18 @@ class Offsets:
             return None
         self._flags.append(0)
         return self._cut + len(self._flags) - 1
+
+    def hand_over_all(self, offsets: Sequence[int]) -> Sequence[int | None]:
+        """As `hand_over` for each."""
+        first, count = offsets[0], len(offsets)
+        if self._restored or first < self.next or offsets != list(range(first, first + count)):
+            return [self.hand_over(offset) for offset in offsets]
+        # In a row and none met before, as nearly always.
+        self.next = first + count
+        token = self._cut + len(self._flags)
+        self._offsets.extend(offsets)
+        self._flags.extend(bytes(count))
+        return range(token, token + count)
 
     def _was_done(self, offset: int) -> bool:
         if offset >= self._restored[-1][1]:

@@ -16,11 +16,12 @@ from typing import Any, Final
 
 from headrace.cloudevents.kafka import read
 from headrace.engine.broker import Binding
-from headrace.engine.delivery import Delivery, Outcome
+from headrace.engine.delivery import ACK, Delivery, Outcome
 from headrace.engine.source import Credit, Progress
 from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
 from headrace.event import Event
 from headrace.kafka.admin import Admin, Where
+from headrace.kafka.buffer import Buffer, Run, offsets_of
 from headrace.kafka.commits import Commits
 from headrace.kafka.crossing import Assigned, Ended, Failed, Revocation, Told
 from headrace.kafka.farewells import Farewells
@@ -88,7 +89,7 @@ class KafkaSource:
         self._detached: list[Partition] = []
         #: `Partition.suspects` as another owner last left it to us.
         self._suspects: dict[Where, int] = {}
-        self._buffer: deque[Any] = deque()
+        self._buffer = Buffer(self.topics[0] if len(self.topics) == 1 and not self.topics[0].startswith("^") else None)
         self._again: deque[KafkaDelivery] = deque()
         self._group: Group | None = None
         self._watch: Watch | None = None
@@ -158,7 +159,7 @@ class KafkaSource:
         while inbox:
             item = inbox[0]
             if item.__class__ is list:
-                self._buffer.extend(item)
+                self._buffer.add(item)
                 self._last_message = time.monotonic()
             elif isinstance(item, Assigned):
                 self._take(item.partitions)
@@ -179,10 +180,7 @@ class KafkaSource:
         partition = self._partitions.get(end.where)
         if partition is None:
             return
-        last = partition.waiting[-1] if partition.waiting else None
-        if last is None:
-            found = (m for m in reversed(self._buffer) if (m.topic(), m.partition()) == end.where)
-            last = next(found, None)
+        last = partition.waiting[-1] if partition.waiting else self._buffer.last(end.where)
         partition.tail = (partition.offsets.next if last is None else last.offset() + 1, end.offset)
 
     def _wake_fetch(self) -> None:
@@ -207,11 +205,7 @@ class KafkaSource:
 
     def _detach(self, old: Partition) -> None:
         """The log of a partition begins anew; what was read of the old one is still handled, and committed nowhere."""
-        read = [
-            *old.waiting,
-            *(message for message in self._buffer if (message.topic(), message.partition()) == old.key),
-        ]
-        self._forget_buffered({old.key})
+        read = [*old.waiting, *self._forget_buffered((old.key,))]
         self._forget_waiting(old)
         old.waiting.extend(read)
         old.gone = True
@@ -224,20 +218,17 @@ class KafkaSource:
             self._took(len(partition.waiting), sum(map(len, partition.waiting)))
         partition.waiting.clear()
 
-    def _forget_buffered(self, wheres: set[Where]) -> None:
-        kept = [message for message in self._buffer if (message.topic(), message.partition()) not in wheres]
-        if len(kept) < len(self._buffer):
-            size = sum(map(len, self._buffer)) - sum(map(len, kept))
-            self._took(len(self._buffer) - len(kept), size)
-            self._buffer.clear()
-            self._buffer.extend(kept)
+    def _forget_buffered(self, wheres: Sequence[Where]) -> list[Any]:
+        removed = self._buffer.remove(wheres)
+        self._took(len(removed), sum(map(len, removed)))
+        return removed
 
     # Revocation
 
     def _give_up(self, revocation: Revocation) -> None:
         """Forget what was not handed over; see `Farewells` for what was."""
         partitions = [self._partitions.pop(where) for where in revocation.wheres if where in self._partitions]
-        self._forget_buffered(set(revocation.wheres))
+        self._forget_buffered(revocation.wheres)
         for partition in partitions:
             partition.gone = True
             self._expired += partition.expired
@@ -267,41 +258,44 @@ class KafkaSource:
         found: list[KafkaDelivery] = []
         if self._detached or self._again:
             space = self._collect_extras(found, items, space)
-        buffer = self._buffer
-        popleft = buffer.popleft
-        topic = number = message = None
-        partition: Partition | None = None
-        taken = taken_bytes = 0
-        while buffer and len(found) < items:
-            message = popleft()
-            size = len(message)
-            if found and size + _OVERHEAD > space:
-                buffer.appendleft(message)
-                break
-            if message.partition() != number or message.topic() != topic:
-                topic, number = message.topic(), message.partition()
-                partition = self._partitions.get((topic, number))
+        runs = self._buffer.runs
+        while runs and len(found) < items and (space > 0 or not found):
+            run = runs[0]
+            partition = self._partitions.get(run.where)
             if partition is None:
                 # Left over from a partition that went away.
-                self._took(1, size)
+                self._forget_buffered((run.where,))
                 continue
-            offset = message.offset()
-            if offset >= partition.limit and (partition.blocked or offset >= partition.relimit()):
-                self._block(partition, message)
-                continue
-            taken += 1
-            taken_bytes += size
-            partition.last = message
-            token = partition.offsets.hand_over(offset)
-            if token is None:
-                # Completed by a former owner, as its map says.
-                partition.dirty = True
-                continue
-            found.append(self._deliver(message, size, partition, token))
-            space -= size + _OVERHEAD
-        if taken:
-            self._took(taken, taken_bytes)
+            space = self._take_some(run, partition, items - len(found), space, found)
+            if run.at == len(run.messages):
+                runs.popleft()
         return found
+
+    def _take_some(self, run: Run, partition: Partition, items: int, space: int, found: list[KafkaDelivery]) -> int:
+        """Hand over what the credit allows of a run, and keep back what its partition's limit does not allow; the space
+        that is left."""
+        messages = run.messages[run.at : run.at + items]
+        sizes = list(map(len, messages))
+        if sum(sizes) + _OVERHEAD * len(sizes) > space:
+            some = _fitting(sizes, space) or (0 if found else 1)
+            if not some:
+                return 0
+            messages, sizes = messages[:some], sizes[:some]
+        run.at += len(messages)
+        offsets = offsets_of(messages)
+        if offsets[-1] >= partition.limit:
+            limit = -1 if partition.blocked else partition.relimit()
+            passing = next((index for index, offset in enumerate(offsets) if offset >= limit), len(offsets))
+            for message in messages[passing:]:
+                self._block(partition, message)
+            messages, sizes, offsets = messages[:passing], sizes[:passing], offsets[:passing]
+            if not messages:
+                return space
+        self._took(len(messages), sum(sizes))
+        partition.last = messages[-1]
+        before = len(found)
+        self._deliver(messages, sizes, partition, partition.offsets.hand_over_all(offsets), found)
+        return space - sum([delivery.size for delivery in found[before:]])
 
     def _took(self, items: int, size: int) -> None:
         if self._group is not None:
@@ -312,37 +306,52 @@ class KafkaSource:
         while self._again and len(found) < items and (space > 0 or not found):
             old = self._again.popleft()
             if old.voided is None and old.token in old.partition.open:
-                delivery = self._deliver(old.message, len(old.message), old.partition, old.token)
-                found.append(delivery)
-                space -= delivery.size
+                self._deliver([old.message], [len(old.message)], old.partition, [old.token], found)
+                space -= found[-1].size
         while self._detached and len(found) < items and (space > 0 or not found):
             partition = self._detached[0]
             if not partition.waiting:
                 self._detached.pop(0)
                 continue
             message = partition.waiting.popleft()
-            token = partition.offsets.hand_over(message.offset())
-            if token is not None:
-                delivery = self._deliver(message, len(message), partition, token)
-                found.append(delivery)
-                space -= delivery.size
+            before = len(found)
+            self._deliver(
+                [message], [len(message)], partition, partition.offsets.hand_over_all([message.offset()]), found
+            )
+            space -= sum([delivery.size for delivery in found[before:]])
         return space
 
-    def _deliver(self, message: Any, size: int, partition: Partition, token: int) -> KafkaDelivery:
+    def _deliver(
+        self,
+        messages: Sequence[Any],
+        sizes: Sequence[int],
+        partition: Partition,
+        tokens: Sequence[int | None],
+        found: list[KafkaDelivery],
+    ) -> None:
+        """Make deliveries of records of one partition, but for those without a token."""
+        opened = partition.open
+        suspects = partition.suspects
         event: Event | None
-        error: InvalidEvent | None = None
-        try:
-            event = read(message.headers() or (), message.value())
-            if event is None:
-                event = self._plain(message, partition)
-        except InvalidEvent as invalid:
-            event, error = None, invalid
-        delivery = KafkaDelivery(self, event, size + _OVERHEAD, error, partition.suspects > message.offset())
-        delivery.message = message
-        delivery.partition = partition
-        delivery.token = token
-        partition.open[token] = delivery
-        return delivery
+        error: InvalidEvent | None
+        for message, size, token in zip(messages, sizes, tokens, strict=True):
+            if token is None:
+                # Completed by a former owner, as its map says.
+                partition.dirty = True
+                continue
+            error = None
+            try:
+                event = read(message.headers() or (), message.value())
+                if event is None:
+                    event = self._plain(message, partition)
+            except InvalidEvent as invalid:
+                event, error = None, invalid
+            delivery = KafkaDelivery(self, event, size + _OVERHEAD, error, suspects > 0 and suspects > message.offset())
+            delivery.message = message
+            delivery.partition = partition
+            delivery.token = token
+            opened[token] = delivery
+            found.append(delivery)
 
     def _plain(self, message: Any, partition: Partition) -> Event:
         return plain_event(
@@ -392,7 +401,7 @@ class KafkaSource:
             if partition.paused:
                 self._commits.pause(partition, False)
                 self._took(-len(waiting), -sum(map(len, waiting)))
-            self._buffer.extendleft(reversed(waiting))
+            self._buffer.put_back(partition.key, list(waiting))
             waiting.clear()
             self._wake_fetch()
 
@@ -400,19 +409,20 @@ class KafkaSource:
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Complete the offset (ack, dead, drop), bring the delivery again (retry), or leave it to the next owner."""
-        assert isinstance(delivery, KafkaDelivery)
-        partition = delivery.partition
-        token = delivery.token
-        if token not in partition.open:
+        partition: Partition = delivery.partition  # type: ignore[attr-defined]
+        token: int = delivery.token  # type: ignore[attr-defined]
+        opened = partition.open
+        if token not in opened:
             return
-        if outcome.kind == "retry":
+        if outcome is not ACK and outcome.kind == "retry":
+            assert isinstance(delivery, KafkaDelivery)
             asyncio.get_running_loop().call_later(outcome.delay, self._bring_again, delivery)
             return
-        del partition.open[token]
-        if outcome.kind != "hand_back":
+        del opened[token]
+        if outcome is ACK or outcome.kind != "hand_back":
             partition.offsets.complete(token)
             partition.dirty = True
-        if not partition.open:
+        if not opened:
             self._farewells.emptied(partition)
 
     def _bring_again(self, delivery: KafkaDelivery) -> None:
@@ -469,3 +479,12 @@ class KafkaSource:
     def poll_age(self) -> float:
         """Seconds since the poll thread last polled."""
         return 0.0 if self._group is None else time.monotonic() - self._group.polled
+
+
+def _fitting(sizes: Sequence[int], space: int) -> int:
+    """How many records of these sizes fit."""
+    for index, size in enumerate(sizes):
+        space -= size + _OVERHEAD
+        if space < 0:
+            return index
+    return len(sizes)
