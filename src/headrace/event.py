@@ -241,11 +241,11 @@ class Event:
             return raw
         if raw is PENDING:
             codec = _Codecs.data or _Codecs.load().data
-            raw = codec.encode_data(self._data, self._attributes.get("datacontenttype"))
+            encoded: bytes = codec.encode_data(self._data, self._attributes.get("datacontenttype"))
         else:
-            raw = bytes(raw)
-        self._raw = raw
-        return raw
+            encoded = bytes(raw)
+        self._raw = encoded
+        return encoded
 
     @property
     def data(self) -> Any:
