@@ -123,6 +123,7 @@ class Subscription:
             if self._received is not None:
                 self._received(len(batch))
             await self.take(batch)
+            await asyncio.sleep(0)
 
     async def take(self, batch: Sequence[Delivery]) -> None:
         """Bring a batch into the lanes."""

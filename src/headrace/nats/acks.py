@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Acks"]
 
 #: Unproved acks after which a barrier is sent without being asked for.
-_BARRIER_AT: Final = 4096
+_BARRIER_AT: Final = 1024
 _PROGRESS: Final = b"+WPI"
 
 

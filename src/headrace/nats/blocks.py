@@ -3,6 +3,9 @@
 Such a sequence of names is a shape, learnt when the exact reader has read a message of it: one compiled pattern, whose named
 groups are the attributes. Everything that the exact reader would look at twice (escapes, other characters than visible
 ASCII, absent data, a media type or source not met before) does not match, or is sent to it.
+
+Most streams carry one type of one source. Where many messages in a row say the same about these, what they say becomes part
+of the shape's pattern: its attributes are copied then, and only what differs is read.
 """
 
 from __future__ import annotations
@@ -21,12 +24,60 @@ __all__ = ["decode"]
 
 #: Shapes that are kept, the one met last first.
 _LIMIT: Final = 16
+#: Messages in a row that say the same before it is taken for granted; twice as many after each time that it was wrong.
+_PATIENCE: Final = 256
 _REQUIRED: Final = frozenset(("specversion", "id", "source", "type"))
+#: What the messages of one producer have in common.
+_COMMON: Final[tuple[str, ...]] = ("specversion", "source", "type", "datacontenttype")
 #: Visible ASCII but the quotation mark and the percent sign, which stand for something else.
 _VALUE: Final = r"[!#$&-~]+"
 _trusted: Final = Event._trusted
 
-_shapes: list[Callable[[str], re.Match[str] | None]] = []
+
+class _Shape:
+    """The header names of a message, in order. ``match`` reads one exactly like it; ``same`` one that also says the same
+    about what is common, where ``fixed`` has all attributes in order, ``None`` for those that differ."""
+
+    __slots__ = ("_common", "_lines", "_patience", "_row", "fixed", "match", "same")
+
+    def __init__(self, lines: list[tuple[str, str | None]]) -> None:
+        self._lines = lines
+        self.match = re.compile(self._pattern({})).fullmatch
+        self.same: Callable[[str], re.Match[str] | None] | None = None
+        self.fixed: dict[str, Any] = {}
+        self._common: tuple[Any, ...] = ()
+        self._row = 0
+        self._patience = _PATIENCE
+
+    def _pattern(self, fixed: dict[str, str]) -> str:
+        pattern = [r"NATS/1\.0\r\n"]
+        for name, attribute in self._lines:
+            if attribute is None:
+                value = r"[^\r]*"
+            elif attribute in fixed:
+                value = re.escape(fixed[attribute])
+            else:
+                value = f"(?P<{attribute}>{'1[.]0' if attribute == 'specversion' else _VALUE})"
+            pattern.append(rf"{re.escape(name)}: {value}\r\n")
+        pattern.append(r"\r\n")
+        return "".join(pattern)
+
+    def met(self, attributes: dict[str, Any]) -> None:
+        """A message that ``match`` has read, and `same` has not."""
+        common = tuple(map(attributes.get, _COMMON))
+        if self.same is not None:
+            self.same = None
+            self._patience *= 2
+            self._row = 0
+        self._row = self._row + 1 if common == self._common else 0
+        self._common = common
+        if self._row >= self._patience:
+            fixed = {name: attributes[name] for name in _COMMON if name in attributes}
+            self.same = re.compile(self._pattern(fixed)).fullmatch
+            self.fixed = {name: fixed.get(name) for name in attributes}
+
+
+_shapes: list[_Shape] = []
 
 
 def decode(block: bytes, body: bytes) -> Event | None:
@@ -38,14 +89,23 @@ def decode(block: bytes, body: bytes) -> Event | None:
     if body:
         text = block.decode("latin-1")
         for position, shape in enumerate(_shapes):
-            match = shape(text)
+            if shape.same is not None:
+                match = shape.same(text)
+                if match is not None:
+                    if position:
+                        _shapes.insert(0, _shapes.pop(position))
+                    attributes = shape.fixed.copy()
+                    attributes |= match.groupdict()
+                    return _trusted(attributes, body)
+            match = shape.match(text)
             if match is not None:
                 if position:
                     _shapes.insert(0, _shapes.pop(position))
-                attributes: dict[str, Any] = match.groupdict()
+                attributes = match.groupdict()
                 if attributes["source"] in checked_references and (
                     "datacontenttype" not in attributes or attributes["datacontenttype"] in checked_media_types
                 ):
+                    shape.met(attributes)
                     return _trusted(attributes, body)
                 break
     return _exactly(block, body)
@@ -78,14 +138,7 @@ def _learn(text: str, names: list[str]) -> None:
         or not all(name.isidentifier() for name in known)
     ):
         return
-    pattern = [r"NATS/1\.0\r\n"]
-    for name, attribute in zip(names, attributes, strict=True):
-        value = (
-            r"[^\r]*" if attribute is None else f"(?P<{attribute}>{'1[.]0' if attribute == 'specversion' else _VALUE})"
-        )
-        pattern.append(rf"{re.escape(name)}: {value}\r\n")
-    pattern.append(r"\r\n")
-    shape = re.compile("".join(pattern)).fullmatch
-    if shape(text) is not None:
+    shape = _Shape(list(zip(names, attributes, strict=True)))
+    if shape.match(text) is not None:
         _shapes.insert(0, shape)
         del _shapes[_LIMIT:]

@@ -41,12 +41,18 @@ _REFUSALS: Final = ("authorization", "authentication", "credentials", "user auth
 
 
 class _Transport(TcpTransport):
-    """Closes at once: a peer that has stopped reading would hold a close that waits for the write buffer for ever."""
+    """Writes once an iteration of the loop: acknowledgements, pulls and publications of one iteration leave together, for
+    a system call costs more than what they are about.
+
+    Closes at once: a peer that has stopped reading would hold a close that waits for the write buffer for ever.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._queued: list[bytes] = []
 
     def close(self) -> None:
+        self._queued.clear()
         if self._io_writer is not None:
             self._io_writer.transport.abort()
 
@@ -56,15 +62,21 @@ class _Transport(TcpTransport):
         return self._io_writer is None or self._io_writer.transport.is_closing()
 
     def write(self, payload: bytes) -> None:
-        # What goes to a connection that has just ended is lost, as it is a moment later; uvloop raises instead.
-        if not self.gone:
-            super().write(payload)  # type: ignore[no-untyped-call]
+        if not self._queued:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._queued.append(payload)
 
     def writelines(self, payload: list[bytes]) -> None:
-        if not self.gone:
-            super().writelines(payload)  # type: ignore[no-untyped-call]
+        self.write(b"".join(payload))
+
+    def _send(self) -> None:
+        queued, self._queued = self._queued, []
+        # What goes to a connection that has just ended is lost, as it is a moment later; uvloop raises instead.
+        if queued and not self.gone:
+            super().write(b"".join(queued))  # type: ignore[no-untyped-call]
 
     async def drain(self) -> None:
+        self._send()
         if self._io_writer is not None:
             await self._io_writer.drain()
 

@@ -64,16 +64,15 @@ def prefix_of(reply: bytes) -> int:
 
 
 class JetStreamDelivery(Delivery):
-    """One message of a stream. ``sequence`` is set for keyed handlers only, where the source needs it."""
+    """One message of a stream."""
 
-    __slots__ = ("body", "headers", "incarnation", "reply", "sequence", "subject")
+    __slots__ = ("body", "headers", "incarnation", "reply", "subject")
 
     subject: bytes
     reply: bytes
     headers: bytes
     body: bytes
     incarnation: Incarnation
-    sequence: int
 
     @property
     def metadata(self) -> Mapping[str, str | int | float]:

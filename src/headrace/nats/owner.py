@@ -18,13 +18,12 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.engine.source import Credit, Progress
-from headrace.errors import InvalidEvent, StoreUnavailable
+from headrace.engine.source import Progress
+from headrace.errors import StoreUnavailable
 from headrace.nats import consumers
 from headrace.nats.api import ApiError
-from headrace.nats.blocks import decode
 from headrace.nats.consumers import GROUP
-from headrace.nats.message import JetStreamDelivery, facts, plain, prefix_of
+from headrace.nats.message import facts
 from headrace.nats.notes import Notes
 from headrace.nats.ownership import OwnerRecord, pin_of
 from headrace.nats.pin import Pin
@@ -34,8 +33,10 @@ from headrace.nats.standby import Standby
 from headrace.nats.wire import Tap, status
 
 if TYPE_CHECKING:
-    from headrace.engine.delivery import Delivery, Outcome
+    from headrace.engine.delivery import Outcome
+    from headrace.engine.source import Credit
     from headrace.nats.api import Json
+    from headrace.nats.message import JetStreamDelivery
 
 __all__ = ["OwnedSource"]
 
@@ -56,7 +57,10 @@ class OwnedSource(JetStreamSource):
         self._pin = Pin(self._connection, displaced=self._displaced, gone=self._gone)
         self._standby = Standby(self._connection, pinned=self._pinned, gone=self._gone, heard=self._alive)
         self._before = 0
-        self._held: dict[int, JetStreamDelivery] = {}
+        #: What is in the engine's hands, in the order in which it came.
+        self._held: dict[JetStreamDelivery, None] = {}
+        #: Of these, what a rewound consumer has not delivered again yet, by sequence in the stream.
+        self._again: dict[int, JetStreamDelivery] = {}
         self._expected = 0
         self._skip = 0
         self._turning: asyncio.Task[None] | None = None
@@ -72,9 +76,11 @@ class OwnedSource(JetStreamSource):
     # Pulling
 
     def _pull(self, credit: Credit) -> None:
+        if self._turning is not None:
+            return
         if self._pin.id:
             super()._pull(credit)
-        elif self._ready and self._turning is None:
+        elif self._ready:
             self._stand_by()
 
     def _claim(self) -> dict[str, str]:
@@ -123,8 +129,7 @@ class OwnedSource(JetStreamSource):
             log.warning("%s: %s", self.name, error)
         if about.consumer_sequence == 1:
             # Nothing was delivered to anybody since the consumer was made or rewound: this is the first.
-            self._expected = 1
-            self._retap()
+            self._from_the_floor()
             assert self._tap is not None
             self._tap.messages.append(message)
             self._window.sent(1, len(message[3]))
@@ -151,8 +156,7 @@ class OwnedSource(JetStreamSource):
                 await self._reset()
                 if not self._pin.id:
                     return False
-                self._expected = 1
-                self._retap()
+                self._from_the_floor()
                 return True
             except NoResponders:
                 self._turn_aside()
@@ -162,6 +166,12 @@ class OwnedSource(JetStreamSource):
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 1.0)
         return False
+
+    def _from_the_floor(self) -> None:
+        """The consumer begins anew: what is held comes again."""
+        self._expected = 1
+        self._again = {facts(delivery.reply).sequence: delivery for delivery in self._held}
+        self._retap()
 
     def _turn_aside(self) -> None:
         self._displaced("the consumer is gone")
@@ -226,8 +236,8 @@ class OwnedSource(JetStreamSource):
         self._wake()
 
     def _void(self, reason: str) -> None:
-        held, self._held = self._held, {}
-        for delivery in held.values():
+        held, self._held, self._again = self._held, {}, {}
+        for delivery in held:
             delivery.void(reason)
 
     def _lost_stream(self) -> None:
@@ -291,84 +301,55 @@ class OwnedSource(JetStreamSource):
 
     # Deliveries
 
-    def _take(self, credit: Credit) -> list[Delivery]:
-        assert self._tap is not None
+    def _take(self, credit: Credit) -> list[JetStreamDelivery]:
         tap = self._tap
-        messages, tap.messages = tap.messages, []
-        batch: list[Delivery] = []
-        size = 0
-        count = 0
-        limit, room = credit
-        incarnation = self._incarnation
-        wants_bytes = self._binding.wants_bytes
-        held = self._held
+        batch = super()._take(credit)
+        if not batch:
+            return batch
+        if not self._pin.id or tap is not self._tap:
+            # Displaced: `_displaced` has voided what was held; this batch was never handed over.
+            return []
+        # The server numbers in order what it delivers: the first and the last of a batch speak for all between them.
+        first, last = facts(batch[0].reply), facts(batch[-1].reply)
         expected = self._expected
-        prefix = self._prefix
-        for position, message in enumerate(messages):
-            subject, reply, headers, body = message
-            if not reply:
-                self._state(headers)
-                if not self._pin.id or tap is not self._tap:
-                    # Displaced: `_displaced` has voided what was held; this batch was never handed over.
-                    return []
-                continue
-            bytes_ = len(headers) + len(body) + len(subject)
-            if batch and (len(batch) >= limit or size + bytes_ > room):
-                tap.messages[:0] = messages[position:]
-                break
-            if not prefix:
-                prefix = self._prefix = prefix_of(reply)
-            delivered, in_stream, in_consumer, _ = reply[prefix:].split(b".", 3)
-            count += 1
-            if int(in_consumer) != expected:
-                self._gap(int(in_consumer), expected)
-                break
-            expected += 1
-            sequence = int(in_stream)
-            known = held.get(sequence)
-            if known is not None:
-                # Delivered again after a rewind, and still in hand: acknowledged by the newer reply.
-                known.reply = reply
-                continue
-            event = error = None
-            try:
-                event = decode(headers, body)
-                if event is None:
-                    event = plain(subject, headers, body, incarnation.source, str(sequence), wants_bytes)
-            except InvalidEvent as found:
-                error = found
-            before = sequence < self._before or delivered != b"1"
-            delivery = JetStreamDelivery(self, event, bytes_, error, before)
-            delivery.subject = subject
-            delivery.reply = reply
-            delivery.headers = headers
-            delivery.body = body
-            delivery.incarnation = incarnation
-            delivery.sequence = sequence
-            if sequence <= self._skip:
-                self._acks.done.append(delivery)
-                self._acks.schedule()
-                continue
-            held[sequence] = delivery
-            batch.append(delivery)
-            size += bytes_
-        self._expected = expected
-        if count:
-            self._window.took(count, size)
-            self._window.heard = asyncio.get_running_loop().time()
-        if batch:
-            self._standing.last_reply = reply if reply else batch[-1].reply  # type: ignore[attr-defined]
-            self._oversize = False
-            self._standing.detail = ""
-            left = Credit(credit.items - len(batch), credit.bytes - size)
-            if left.items > 0 and not self._closing and self._turning is None:
-                self._pull(left)
+        self._expected += len(batch)
+        if first.consumer_sequence != expected or last.consumer_sequence != self._expected - 1:
+            self._cut_at_gap(batch, expected)
+        if self._again or first.sequence < self._before or first.sequence <= self._skip:
+            batch = [delivery for delivery in batch if self._is_new(delivery)]
+        self._held |= dict.fromkeys(batch)
         return batch
 
-    def _gap(self, found: int, expected: int) -> None:
+    def _cut_at_gap(self, batch: list[JetStreamDelivery], expected: int) -> None:
         """Something was delivered elsewhere: begin again at the floor before anything behind it is handed over."""
-        log.info("%s: consumer sequence %d came where %d was expected; rewinding", self.name, found, expected)
+        for position, delivery in enumerate(batch):
+            found = facts(delivery.reply).consumer_sequence
+            if found != expected + position:
+                log.info(
+                    "%s: consumer sequence %d came where %d was expected; rewinding",
+                    self.name,
+                    found,
+                    expected + position,
+                )
+                del batch[position:]
+                break
         self._rewind()
+
+    def _is_new(self, delivery: JetStreamDelivery) -> bool:
+        """After a rewind: what is still in hand, or was acknowledged unseen, is not handed over a second time."""
+        sequence = facts(delivery.reply).sequence
+        known = self._again.pop(sequence, None)
+        if known is not None:
+            # Acknowledged by the newer reply.
+            known.reply = delivery.reply
+            return False
+        if sequence < self._before:
+            delivery.redelivered = True
+        if sequence <= self._skip:
+            self._acks.done.append(delivery)
+            self._acks.schedule()
+            return False
+        return True
 
     def _rewind(self) -> None:
         if self._turning is None and not self._closing:
@@ -381,7 +362,9 @@ class OwnedSource(JetStreamSource):
         """Queue how a delivery ended; what is handed back is left to the successor's rewind."""
         if delivery.voided is not None or delivery.incarnation is not self._incarnation:
             return
-        self._held.pop(delivery.sequence, None)
+        self._held.pop(delivery, None)
+        if self._again:
+            self._again.pop(facts(delivery.reply).sequence, None)
         kind = outcome.kind
         if kind == "ack":
             # As in the base class, without the calls: this is passed once an event.

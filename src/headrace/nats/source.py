@@ -31,6 +31,7 @@ from headrace.nats.wire import Tap, publication, status
 if TYPE_CHECKING:
     from headrace.engine.broker import Binding
     from headrace.engine.delivery import Delivery, Outcome
+    from headrace.event import Event
     from headrace.nats.api import Api, Json
     from headrace.nats.broker import NatsBroker
     from headrace.nats.consumers import Wanted
@@ -89,6 +90,9 @@ class JetStreamSource:
         self._attend = asyncio.Event()
         self._extend_every = _EXTEND_EVERY
         self._oversize = False
+        # A third of what the engine may hold: one part in its hands, one arriving, one asked for. Larger batches would have
+        # the server wait for us and us for the server, by turns.
+        self._batch = max(1, (binding.prefetch.items + binding.concurrency) // 3)
 
     # Opening
 
@@ -164,12 +168,16 @@ class JetStreamSource:
             if self._connection.lost is not None:
                 raise self._connection.lost
             self._credit = credit
-            if self._tap is not None and self._tap.messages:
+            # Asked before what has arrived is decoded: the server works meanwhile.
+            if not self._closing:
+                self._pull(credit)
+            while self._tap is not None and self._tap.messages:
                 batch = self._take(credit)
                 if batch:
                     return batch
             if self._closing:
                 return []
+            # Again: a state may have said that a pull has ended.
             self._pull(credit)
             waiting = self._waiting = asyncio.get_running_loop().create_future()
             try:
@@ -195,30 +203,32 @@ class JetStreamSource:
             for _, _, headers, _ in states:
                 self._state(headers)
 
-    def _take(self, credit: Credit) -> list[Delivery]:
-        """Decode what has arrived, within the credit; ask for more with what is left of it."""
+    def _take(self, credit: Credit) -> list[JetStreamDelivery]:
+        """Decode what has arrived, within the credit, a batch at a time."""
         assert self._tap is not None
         tap = self._tap
         messages = tap.messages
-        if len(messages) > credit.items:
-            tap.messages = messages[credit.items :]
-            del messages[credit.items :]
+        limit = min(credit.items, self._batch)
+        if len(messages) > limit:
+            tap.messages = messages[limit:]
+            del messages[limit:]
         else:
             tap.messages = []
-        batch: list[Delivery] = []
+        batch: list[JetStreamDelivery] = []
         size = 0
         room = credit.bytes
         incarnation = self._incarnation
-        wants_bytes = self._binding.wants_bytes
         prefix = self._prefix
-        for position, (subject, reply, headers, body) in enumerate(messages):
-            if not reply:
+        reply = b""
+        for position, (subject, reply_to, headers, body) in enumerate(messages):
+            if not reply_to:
                 self._state(headers)
                 continue
             bytes_ = len(headers) + len(body) + len(subject)
             if size + bytes_ > room and batch:
                 tap.messages[:0] = messages[position:]
                 break
+            reply = reply_to
             if not prefix:
                 prefix = self._prefix = prefix_of(reply)
             error = None
@@ -226,7 +236,7 @@ class JetStreamSource:
             try:
                 event = decode(headers, body)
                 if event is None:
-                    event = plain(subject, headers, body, incarnation.source, str(facts(reply).sequence), wants_bytes)
+                    event = self._plain(subject, reply, headers, body)
             except InvalidEvent as found:
                 error = found
             delivery = JetStreamDelivery(self, event, bytes_, error, reply[prefix : prefix + 2] != b"1.")
@@ -238,15 +248,17 @@ class JetStreamSource:
             batch.append(delivery)
             size += bytes_
         if batch:
-            self._standing.last_reply = batch[-1].reply  # type: ignore[attr-defined]
+            self._standing.last_reply = reply
             self._window.took(len(batch), size)
             self._window.heard = asyncio.get_running_loop().time()
             self._oversize = False
             self._standing.detail = ""
-            left = Credit(credit.items - len(batch), credit.bytes - size)
-            if left.items > 0 and not self._closing:
-                self._pull(left)
         return batch
+
+    def _plain(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> Event:
+        """The event of a message that is no CloudEvent."""
+        sequence = str(facts(reply).sequence)
+        return plain(subject, headers, body, self._incarnation.source, sequence, self._binding.wants_bytes)
 
     def _pull(self, credit: Credit) -> None:
         """Ask for what the credit allows and is not asked for yet."""
