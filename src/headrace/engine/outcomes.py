@@ -103,8 +103,7 @@ class Outcomes:
 
     async def _settle(self, batch: list[Delivery]) -> None:
         handled = self.measures.outcomes["ok"]
-        done = [delivery for delivery in batch if delivery._outcome is None]
-        good = done
+        good = done = [delivery for delivery in batch if delivery._outcome is None]
         refused: list[Delivery] = []
         if self.ledger is not None:
             good = await self._mark(done, "done", refused)

@@ -56,6 +56,8 @@ class Subscription:
         self._identity = getattr(source, "identity", None)
         self._settled = _Settled(source)
         self._wake = asyncio.Event()
+        self._fetching = False
+        self._ask = getattr(source, "ask", None)
         self._tasks: list[asyncio.Task[None]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -81,7 +83,12 @@ class Subscription:
 
     def look(self) -> None:
         """The credit may have grown."""
-        self._wake.set()
+        if self._fetching and self._ask is not None:
+            credit = self.credit()
+            if credit is not None:
+                self._ask(credit)
+        else:
+            self._wake.set()
 
     def credit(self) -> Credit | None:
         """What may be fetched now, or ``None`` where it is not worth asking: a part of the prefetch is free before more
@@ -112,7 +119,9 @@ class Subscription:
                 if self.credit() is None:
                     await self._wake.wait()
                 continue
+            self._fetching = True
             batch = await source.fetch(credit)
+            self._fetching = False
             if not batch:
                 # The source drains by itself (it is being closed, or stands by): ask again, without haste.
                 self._wake.clear()
@@ -123,6 +132,7 @@ class Subscription:
             if self._received is not None:
                 self._received(len(batch))
             await self.take(batch)
+            # What has been brought in is begun before more is taken: the next batch is no sooner handled for being decoded.
             await asyncio.sleep(0)
 
     async def take(self, batch: Sequence[Delivery]) -> None:

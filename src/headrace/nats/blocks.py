@@ -88,27 +88,32 @@ def decode(block: bytes, body: bytes) -> Event | None:
     """
     if body:
         text = block.decode("latin-1")
-        for position, shape in enumerate(_shapes):
+        for shape in _shapes:
             if shape.same is not None:
                 match = shape.same(text)
                 if match is not None:
-                    if position:
-                        _shapes.insert(0, _shapes.pop(position))
                     attributes = shape.fixed.copy()
                     attributes |= match.groupdict()
+                    if shape is not _shapes[0]:
+                        _to_front(shape)
                     return _trusted(attributes, body)
             match = shape.match(text)
             if match is not None:
-                if position:
-                    _shapes.insert(0, _shapes.pop(position))
                 attributes = match.groupdict()
                 if attributes["source"] in checked_references and (
                     "datacontenttype" not in attributes or attributes["datacontenttype"] in checked_media_types
                 ):
                     shape.met(attributes)
+                    if shape is not _shapes[0]:
+                        _to_front(shape)
                     return _trusted(attributes, body)
                 break
     return _exactly(block, body)
+
+
+def _to_front(shape: _Shape) -> None:
+    _shapes.remove(shape)
+    _shapes.insert(0, shape)
 
 
 def _exactly(block: bytes, body: bytes) -> Event | None:

@@ -83,16 +83,15 @@ class JetStreamSource:
         self._closing = False
         self._failure: HeadraceError | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._credit = Credit(0, 0)
         self._standing = Standing(name)
         self._recovering: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._attend = asyncio.Event()
         self._extend_every = _EXTEND_EVERY
         self._oversize = False
-        # A third of what the engine may hold: one part in its hands, one arriving, one asked for. Larger batches would have
-        # the server wait for us and us for the server, by turns.
-        self._batch = max(1, (binding.prefetch.items + binding.concurrency) // 3)
+        # A quarter of what the engine may hold at a time, so that some of it is in its hands while some arrives and some is
+        # asked for. In larger batches the server would wait for us and we for the server, by turns.
+        self._batch = max(1, (binding.prefetch.items + binding.concurrency) // 4)
 
     # Opening
 
@@ -167,7 +166,6 @@ class JetStreamSource:
                 raise self._failure
             if self._connection.lost is not None:
                 raise self._connection.lost
-            self._credit = credit
             # Asked before what has arrived is decoded: the server works meanwhile.
             if not self._closing:
                 self._pull(credit)
@@ -184,6 +182,11 @@ class JetStreamSource:
                 await waiting
             finally:
                 self._waiting = None
+
+    def ask(self, credit: Credit) -> None:
+        """The credit has grown while a fetch waits."""
+        if self._waiting is not None and not self._closing:
+            self._pull(credit)
 
     def _wake(self) -> None:
         waiting = self._waiting

@@ -20,8 +20,9 @@ __all__ = ["Link", "Message", "Tap", "header_pairs", "publication", "status"]
 
 #: A control line longer than this is no NATS (the server's default limit is 4 KiB).
 _LINE_LIMIT: Final = 64 * 1024
-_MSG: Final = 77
-_HMSG: Final = 72
+#: Lengths as they are written, to numbers: the same few again and again, and a look-up costs a third of reading one.
+_lengths: dict[bytes, int] = {}
+_LENGTHS_LIMIT: Final = 4096
 
 
 class Message(NamedTuple):
@@ -111,6 +112,7 @@ class Link(asyncio.Protocol):
         """Cut messages out of ``data``; the position of the first byte that is not complete yet."""
         find = data.find
         known = self.taps.get
+        length = _lengths.get
         size = len(data)
         position = 0
         # Messages of one subscription come in rows: it is looked up once a row.
@@ -125,30 +127,41 @@ class Link(asyncio.Protocol):
                     return size
                 self._need = 0
                 return position
-            kind = data[position]
             start = end + 2
-            if kind != _HMSG and kind != _MSG:
+            words = data[position:end].split(b" ")
+            kind = words[0]
+            if kind == b"HMSG" and len(words) == 6:
+                _, subject, of, reply, headers, total = words
+            elif kind == b"MSG" or kind == b"HMSG":
+                subject, of, total = words[1], words[2], words[-1]
+                headers = words[-2] if kind == b"HMSG" else b"0"
+                reply = words[3] if kind == b"MSG" and len(words) == 5 else b""
+            else:
                 self.connection.control(data[position:end])
                 position = start
                 continue
-            words = data[position:end].split()
-            stop = start + int(words[-1])
+            stop = start + (length(total) or _length(total))
             if stop + 2 > size:
                 self._need = stop + 2 - position
                 return position
-            if words[2] != number:
-                number = words[2]
+            if of != number:
+                number = of
                 tap = known(number)
                 append = _nowhere if tap is None else tap.messages.append
                 if tap is not None and tap not in touched:
                     touched.append(tap)
-            if kind == _HMSG:
-                middle = start + int(words[-2])
-                append((words[1], words[3] if len(words) == 6 else b"", data[start:middle], data[middle:stop]))
-            else:
-                append((words[1], words[3] if len(words) == 5 else b"", b"", data[start:stop]))
+            middle = start + (length(headers) or _length(headers))
+            append((subject, reply, data[start:middle], data[middle:stop]))
             position = stop + 2
         return position
+
+
+def _length(word: bytes) -> int:
+    """A length not met before."""
+    found = int(word)
+    if len(_lengths) < _LENGTHS_LIMIT:
+        _lengths[word] = found
+    return found
 
 
 def _nowhere(message: tuple[bytes, bytes, bytes, bytes]) -> None:
