@@ -204,6 +204,27 @@ async def test_what_is_written_to_a_connection_that_just_ended_is_refused_and_ha
     await connection.round_trip()
 
 
+async def test_what_one_iteration_of_the_loop_writes_leaves_together(
+    server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = (await connect(server)).connection
+    transport = connection._socket
+    assert transport is not None
+    assert transport._io_writer is not None
+    sent: list[bytes] = []
+    write = transport._io_writer.write
+
+    def noted(data: bytes) -> None:
+        sent.append(data)
+        write(data)
+
+    monkeypatch.setattr(transport._io_writer, "write", noted)
+    for number in range(3):
+        assert connection.written(b"PUB a 1\r\n%d\r\n" % number)
+    await connection.round_trip()
+    assert sent[0].startswith(b"PUB a 1\r\n0\r\nPUB a 1\r\n1\r\nPUB a 1\r\n2\r\n")
+
+
 async def test_nobody_there_is_said_after_the_time_that_is_given() -> None:
     broker = create("nats://127.0.0.1:1", app="a", settings={}, ready_within=0.5)
     began = asyncio.get_running_loop().time()

@@ -160,6 +160,48 @@ async def test_a_message_larger_than_all_byte_credit_passes_alone(
     await source.close()
 
 
+async def test_a_fetch_that_waits_asks_for_more_when_the_credit_grows(
+    server: NatsServer, connect: Connect, app: str
+) -> None:
+    broker = await connect(server)
+    source = broker.channel(f"{app}.a", binding(broker))
+    await source.open()
+    waiting = asyncio.create_task(source.fetch(Credit(1, 1 << 20)))
+    await asyncio.sleep(0)
+    source.ask(Credit(40, 1 << 20))
+    async with asyncio.timeout(20):
+        while (info := await broker.api.consumer(app, f"{app}__bill")) is None or info["num_waiting"] < 2:
+            await asyncio.sleep(0.01)
+    await publish(broker, f"{app}.a", events(40))
+    async with asyncio.timeout(20):
+        while info is None or info["num_ack_pending"] < 40:
+            # All of it is on its way to us before the next fetch asks for any.
+            info = await broker.api.consumer(app, f"{app}__bill")
+    seen = ids(await waiting)
+    assert len(seen) == 1
+    while len(seen) < 40:
+        seen += ids(await source.fetch(Credit(40, 1 << 20)))
+    assert sorted(seen, key=int) == [str(n) for n in range(40)]
+    await source.close()
+
+
+async def test_a_batch_is_a_part_of_what_may_be_held(server: NatsServer, connect: Connect, app: str) -> None:
+    broker = await connect(server)
+    bound = binding(broker)
+    await publish(broker, f"{app}.a", events(1000))
+    source = broker.channel(f"{app}.a", bound)
+    await source.open()
+    held = bound.prefetch.items + bound.concurrency
+    left = 1000
+    while left:
+        batch = await source.fetch(Credit(held, 64 << 20))
+        assert 1 <= len(batch) <= held // 4
+        for delivery in batch:
+            source.settle(delivery, ACK)
+        left -= len(batch)
+    await source.close()
+
+
 async def test_a_lone_message_is_not_kept_waiting_for_company(server: NatsServer, connect: Connect, app: str) -> None:
     broker = await connect(server)
     source = broker.channel(f"{app}.a", binding(broker))

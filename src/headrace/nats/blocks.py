@@ -38,10 +38,10 @@ class _Shape:
     """The header names of a message, in order. ``match`` reads one exactly like it; ``same`` one that also says the same
     about what is common, where ``fixed`` has all attributes in order, ``None`` for those that differ."""
 
-    __slots__ = ("_common", "_lines", "_patience", "_row", "fixed", "match", "same")
+    __slots__ = ("_common", "_patience", "_row", "fixed", "lines", "match", "same")
 
     def __init__(self, lines: list[tuple[str, str | None]]) -> None:
-        self._lines = lines
+        self.lines = lines
         self.match = re.compile(self._pattern({})).fullmatch
         self.same: Callable[[str], re.Match[str] | None] | None = None
         self.fixed: dict[str, Any] = {}
@@ -51,7 +51,7 @@ class _Shape:
 
     def _pattern(self, fixed: dict[str, str]) -> str:
         pattern = [r"NATS/1\.0\r\n"]
-        for name, attribute in self._lines:
+        for name, attribute in self.lines:
             if attribute is None:
                 value = r"[^\r]*"
             elif attribute in fixed:
@@ -143,7 +143,11 @@ def _learn(text: str, names: list[str]) -> None:
         or not all(name.isidentifier() for name in known)
     ):
         return
-    shape = _Shape(list(zip(names, attributes, strict=True)))
+    lines = list(zip(names, attributes, strict=True))
+    if any(shape.lines == lines for shape in _shapes):
+        # Read exactly for what it says, not for its shape.
+        return
+    shape = _Shape(lines)
     if shape.match(text) is not None:
         _shapes.insert(0, shape)
         del _shapes[_LIMIT:]
