@@ -130,7 +130,8 @@ class Churn:
         finally:
             await store.close()
         entries = {name.rpartition("/")[2]: value.decode().split(" ") for name, value in found.items() if "/" in name}
-        return {name: (uid, version) for name, (uid, version, _) in entries.items()}
+        # A fourth word: handed over, and not finished.
+        return {name: (words[0], words[1]) for name, words in entries.items() if len(words) == 3}
 
     async def _kill_api(self) -> None:
         await asyncio.to_thread(self.server.kill_api)

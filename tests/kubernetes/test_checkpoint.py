@@ -50,6 +50,29 @@ async def test_a_restart_tells_what_was_missed_and_nothing_else(cluster: ApiServ
     assert not any("initial" in event for event in seen.events)
 
 
+async def test_a_delete_is_told_of_an_object_whose_add_a_kill_broke_off(cluster: ApiServer, actor: Actor) -> None:
+    notebook, at_the_kill = Notebook(), Notebook()
+    await actor.configmap("goes")
+    await actor.configmap("stays")
+    seen = Watching(watch_of(cluster, actor), checkpoints=notebook)
+    seen.hold = True
+    async with seen:
+        await seen.until(lambda events: len(events) == 2)
+        at_the_kill.saved = {scope: dict(entries) for scope, entries in notebook.saved.items()}
+    uid = next(event.id.partition(":")[0] for event in seen.events if event["name"] == "goes")
+    await actor.delete("configmaps", "goes")
+    async with Watching(watch_of(cluster, actor), checkpoints=at_the_kill) as seen:
+        await seen.until(lambda events: len(events) == 2)
+        await seen.ready()
+    assert (seen.verbs("goes"), seen.verbs("stays")) == (["delete"], ["add"])
+    (gone,) = (event for event in seen.events if event["name"] == "goes")
+    assert gone.id.startswith(uid)
+    assert gone.id.endswith(":gone")
+    async with Watching(watch_of(cluster, actor), checkpoints=at_the_kill) as seen:
+        await seen.ready()
+    assert seen.events == []
+
+
 async def test_a_second_restart_is_silent(cluster: ApiServer, actor: Actor) -> None:
     notebook = Notebook()
     await actor.configmap("one")
@@ -189,3 +212,34 @@ async def test_the_wish_for_a_list_never_goes_back_behind_what_was_finished() ->
     again = Index(notebook, "scope", "pods")
     await again.load(Identity("u", "s"))
     assert again.version == "100"
+
+
+async def test_an_object_is_on_record_before_it_is_handed_over_and_only_until_it_is_finished() -> None:
+    notebook = Notebook()
+    index = Index(notebook, "scope", "pods")
+    await index.load(Identity("u", "s"))
+    added, updated = Delta("add", "a/b", "u1", "5", b"{}"), Delta("update", "a/b", "u1", "6", b"{}")
+    assert index.begin(added)
+    assert not index.begin(added), "an attempt more is nothing new"
+    await index.save()
+    again = Index(notebook, "scope", "pods")
+    await again.load(Identity("u", "s"))
+    assert (again.begun["a/b"].uid, again.finished, again.version) == ("u1", {}, "")
+    index.finish(added)
+    assert not index.begin(updated)
+    await index.save()
+    assert notebook.saved["scope"]["pods a/b"] == b"u1 5 "
+    index.finish(Delta("delete", "a/b", "u1", "7", None))
+    assert index.begin(Delta("add", "a/b", "u2", "8", b"{}"))
+    index.finish(Delta("delete", "a/b", "u1", "7", None))
+    await index.save()
+    assert notebook.saved["scope"]["pods a/b"] == b"u2 8  begun"
+
+
+async def test_handlers_go_on_without_the_store(cluster: ApiServer, actor: Actor) -> None:
+    failing = Failing()
+    await actor.configmap("one")
+    seen = Watching(watch_of(cluster, actor), checkpoints=failing)
+    async with seen:
+        await seen.until(told("one", "add"))
+        failing.fails = False

@@ -75,7 +75,7 @@ async def test_delete_and_recreate_while_the_watch_is_down_is_a_delete_and_an_ad
             await asyncio.to_thread(private.kill_api)
             await asyncio.to_thread(private.start_api)
             relay.thaw_new()
-            await seen.until(told("name", "add", "delete", "add"))
+            await seen.until(told("name", "add", "delete", "add"), seconds=60.0)  # what hung is given up after 10 s
     gone = seen.events[1]
     assert gone.id.startswith(first["metadata"]["uid"])
     assert gone["finalstateunknown"] is True

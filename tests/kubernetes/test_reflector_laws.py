@@ -32,6 +32,7 @@ class Informed(RuleBasedStateMachine):
         self.clock = Clock()
         self.known: dict[str, tuple[str, str]] = {}
         self.finished: dict[str, tuple[str, str, str]] = {}
+        self.begun: dict[str, tuple[str, str, str]] = {}
         self.floor = ""
         self.restored = False
         self._connect()
@@ -39,7 +40,7 @@ class Informed(RuleBasedStateMachine):
     def _connect(self) -> None:
         self.reflector = Reflector(Timing(), monotonic=self.clock, chance=self.chance.random)
         self.store = Store(baseline=None)
-        self.store.know(self.finished, "")
+        self.store.know(self.finished, dict(self.begun), "")
         if self.floor:
             self.reflector.require(self.floor)
 
@@ -78,8 +79,10 @@ class Informed(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """The process dies and begins again from its checkpoint."""
-        self.finished = {key: (uid, version, "") for key, (uid, version) in self.known.items()}
+        """The process dies and begins again from its checkpoint; of some objects it had only begun to tell."""
+        entries = {key: (uid, version, "") for key, (uid, version) in self.known.items()}
+        self.begun = {key: entry for key, entry in entries.items() if self.chance.random() < 0.3}
+        self.finished = {key: entry for key, entry in entries.items() if key not in self.begun}
         self._connect()
 
     @rule(fault=st.sampled_from(FAULTS), waits=st.floats(0, 400))
@@ -94,12 +97,17 @@ class Informed(RuleBasedStateMachine):
         for fact in self.reflector.take():
             for delta in self.store.apply(fact):
                 known = self.known.get(delta.key)
+                begun = self.begun.pop(delta.key, None)
                 if delta.verb == "add":
-                    assert known is None, f"{delta} of an object that was known as {known}"
+                    if begun is not None:
+                        assert delta.uid == begun[0], f"{delta} before the end of its predecessor"
+                    else:
+                        assert known is None, f"{delta} of an object that was known as {known}"
                     self.known[delta.key] = (delta.uid, delta.version)
                 elif delta.verb == "update":
                     assert known is not None
                     assert known[0] == delta.uid
+                    assert begun is None, f"{delta} of an object of which nothing was told to its end"
                     assert self.restored or newer(delta.version, known[1]), f"{delta} after {known}"
                     self.known[delta.key] = (delta.uid, delta.version)
                 else:

@@ -33,7 +33,8 @@ PACKAGES: Final = {
     "confluent-kafka": "kafka://",
     "psycopg": "postgresql://",
     "redis": "redis://",
-    "aiohttp": "Kubernetes and HTTP sinks",
+    "PyYAML": "Kubernetes",
+    "aiohttp": "HTTP sinks",
     "opentelemetry-api": "traces",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
 
 import click
@@ -36,6 +35,8 @@ def command(place: Place | None, /, app: str, workers: int, role: str | None, **
     if place.number == 0:
         place.of = workers
         if workers > 1 and not place.folder:
+            import tempfile
+
             place.folder = tempfile.mkdtemp(prefix="headrace-run-")
             place.report("workers", str(workers), place.folder)
     if place.admin:

@@ -12,7 +12,6 @@ import asyncio
 import base64
 import os
 import ssl
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -180,6 +179,8 @@ def _context(cluster: ClusterConfig, certificate: bytes | str | None, key: bytes
 
 def _load_pair(context: ssl.SSLContext, certificate: bytes | str, key: bytes | str | None) -> None:
     """The ssl module reads key pairs from files only; what is in memory passes through files that only we can read."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         names: list[str] = []
         for name, part in (("certificate", certificate), ("key", key)):

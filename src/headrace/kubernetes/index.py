@@ -2,14 +2,15 @@
 
 Kubernetes keeps no record of who has seen what. This index is that record, in the app's store: an entry is written
 when its event is finished, leaves when its delete is finished, and is what the first complete list after a restart is
-compared with. Failed attempts at a state that is not finished are kept beside it. Saves are batched; what was finished and
+compared with. That an object exists is written before a handler hears of it the first time: should the process die then, its
+delete is told nonetheless. Failed attempts at a state that is not finished are kept beside it. Saves are batched; what was finished and
 not yet saved when the process dies is handled again, never skipped.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -53,6 +54,9 @@ class Failed(msgspec.Struct, frozen=True):
     attempts: Attempts
 
 
+#: After an entry's words: it was handed over, and not finished.
+_BEGUN: Final = "begun"
+
 _failed = msgspec.json.Decoder(Failed)
 
 
@@ -74,10 +78,12 @@ class Index:
 
     Attributes:
         finished: by object key.
+        begun: by object key, what a handler was handed the first time and has not finished: it exists, no more is known.
     """
 
     def __init__(self, checkpoints: Checkpoints | None, scope: str, resource: str) -> None:
         self.finished: dict[str, Finished] = {}
+        self.begun: dict[str, Finished] = {}
         self._failed: dict[str, Failed] = {}
         self._checkpoints = checkpoints
         self._scope = scope
@@ -104,6 +110,7 @@ class Index:
     async def load(self, identity: Identity) -> None:
         """Read what was saved; of another cluster it is discarded. Raises `StoreUnavailable`."""
         self.finished = {}
+        self.begun = {}
         self._failed = {}
         self._changes = {}
         self._header = _Header(identity.uid, identity.server)
@@ -130,8 +137,9 @@ class Index:
         self._header = msgspec.structs.replace(found, uid=identity.uid or found.uid, server=identity.server)
         self._header_changed = self._header != found
         for name, value in entries.items():
-            uid, version, digest = value.decode().split(" ", 2)
-            self.finished[name[len(prefix) :]] = Finished(uid, version, digest)
+            uid, version, digest, *mark = value.decode().split(" ")
+            known = self.begun if mark else self.finished
+            known[name[len(prefix) :]] = Finished(uid, version, digest)
         self._failed = {name[len(self._failure("")) :]: _failed.decode(value) for name, value in failures.items()}
 
     def _failure(self, key: str) -> str:
@@ -154,9 +162,24 @@ class Index:
             return None
         return found.attempts
 
+    def begin(self, change: Delta) -> bool:
+        """The change is about to be handed over; whether it is of an object that no record knows, which is to be saved
+        first."""
+        key = change.key
+        known = self.finished.get(key) or self.begun.get(key)
+        if change.verb != "add" or (known is not None and known.uid == change.uid):
+            return False
+        self.begun[key] = Finished(change.uid, change.version, change.digest)
+        self._changes[f"{self._resource} {key}"] = f"{change.uid} {change.version} {change.digest} {_BEGUN}".encode()
+        return True
+
     def finish(self, change: Delta) -> None:
         """The change was handled to its end, whatever its outcome."""
         key = change.key
+        begun = self.begun.get(key)
+        ours = begun is not None and begun.uid == change.uid
+        if ours:
+            del self.begun[key]
         if self._failed.pop(key, None) is not None:
             self._changes[self._failure(key)] = None
         known = self.finished.get(key)
@@ -164,6 +187,8 @@ class Index:
             # A namesake may have been recorded since: its entry stays.
             if known is not None and known.uid == change.uid:
                 del self.finished[key]
+                ours = True
+            if ours and key not in self.begun:
                 self._changes[f"{self._resource} {key}"] = None
         else:
             self.finished[key] = Finished(change.uid, change.version, change.digest)

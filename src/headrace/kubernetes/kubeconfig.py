@@ -176,8 +176,12 @@ def load(paths: Sequence[Path], context: str | None = None) -> ClusterConfig:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    import yaml
-
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"reading the kubeconfig {path} needs the module 'yaml'; install headrace[kubernetes]"
+        ) from error
     try:
         document = yaml.safe_load(path.read_bytes())
     except OSError as error:

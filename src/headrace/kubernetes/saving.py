@@ -1,4 +1,5 @@
-"""When a checkpoint is saved: in batches, soon after something was finished, and when the engine asks for it."""
+"""When a checkpoint is saved: in batches, before a handler hears of new objects, soon after something was finished, and when
+the engine asks for it."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ __all__ = ["Saving"]
 
 #: Seconds between saves of the checkpoint under load.
 _EVERY: Final = 0.2
+#: Seconds that handlers wait for a store that does not answer.
+_AT_MOST: Final = 5.0
 
 
 class Saving:
@@ -35,7 +38,25 @@ class Saving:
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._finished = 0
+        self._news = False
         self._checkpointed = passing("checkpointed")
+
+    def begin(self, delta: Delta) -> None:
+        """A change is about to be handed over."""
+        self._news = self.index.begin(delta) or self._news
+
+    async def begun(self) -> None:
+        """Save first where some of what is about to be handed over exists by no record yet: what a handler has heard of must
+        not vanish without a word, should the process die now."""
+        if not self._news:
+            return
+        self._news = False
+        try:
+            async with asyncio.timeout(_AT_MOST):
+                await self.now()
+        except (StoreUnavailable, TimeoutError):
+            # Handlers go on without the store, which the engine's own flush reports.
+            self.soon()
 
     def finish(self, delta: Delta) -> None:
         """A change was handled to its end."""

@@ -30,6 +30,7 @@ from headrace.kubernetes.saving import Saving
 from headrace.kubernetes.significance import compile_digest
 from headrace.kubernetes.status import ApiError
 from headrace.kubernetes.store import Delta, Store
+from headrace.kubernetes.trimming import give_back
 from headrace.kubernetes.turns import take_turns
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class WatchSource:
         self._listed: set[Selection] = set()
         self._out: dict[str, WatchDelivery] = {}
         self._behind = False
+        self._bulky = False  # a list came since memory was given back
         self._closed = False
         self._trouble = "not started"
         self._wake = asyncio.Event()
@@ -121,7 +123,7 @@ class WatchSource:
             await self._wake.wait()
         composer = self._composer
         assert composer is not None
-        batch: list[Delivery] = []
+        batch: list[WatchDelivery] = []
         size = 0
         while backlog.ready and len(batch) < credit.items:
             delta = backlog.take()
@@ -144,12 +146,20 @@ class WatchSource:
                 delivery._history = attempts
                 delivery.attempt = attempts.count
             self._out[delta.key] = delivery
+            self._checkpoint.begin(delta)
             batch.append(delivery)
         if self._behind and backlog.size < self._budget // 2:
             self._behind = False
             for informer in self._informers.values():
                 informer.refresh()
-        return batch or await self.fetch(credit)
+        try:
+            await self._checkpoint.begun()
+        except BaseException:
+            for delivery in batch:
+                if self._out.pop(delivery.delta.key, None) is not None:
+                    backlog.put_back(delivery.delta)
+            raise
+        return [one for one in batch if self._out.get(one.delta.key) is one] or await self.fetch(credit)
 
     def default_key(self, delivery: WatchDelivery) -> str:
         """Collection and namespace/name."""
@@ -178,6 +188,9 @@ class WatchSource:
             self._backlog.put_back(delta)
         if self._backlog.ready:
             self._wake.set()
+        elif self._bulky and not self._out:
+            self._bulky = False
+            asyncio.get_running_loop().call_soon(give_back)
 
     async def record(self, deliveries: Sequence[Delivery]) -> None:
         """Save the failed attempts of these with the checkpoint. Raises `StoreUnavailable`."""
@@ -261,6 +274,7 @@ class WatchSource:
                 delta.listed = listed
                 self._take_in(delta, selection)
             if isinstance(fact, Replaced):
+                self._bulky = True
                 self._listed.add(selection)
                 self._checkpoint.index.listed(fact.version, fact.truth, first)
                 self._checkpoint.soon()
@@ -371,7 +385,7 @@ class WatchSource:
             if selection in self._informers:
                 continue
             store = Store(keep=self._keep, digest=self._digest, baseline=self._checkpoint.index.baseline)
-            store.know(self._checkpoint.index.finished, namespace)
+            store.know(self._checkpoint.index.finished, self._checkpoint.index.begun, namespace)
             self._stores[selection] = store
             informer = connection.informer(selection, resource, self._timing)
             self._informers[selection] = informer

@@ -105,15 +105,24 @@ class Store:
     ) -> None:
         self.seen: dict[str, Seen] = {}
         self.baseline = baseline
+        self._begun: set[str] = set()
         self._keep = keep
         self._digest = digest
 
-    def know(self, finished: Mapping[str, tuple[str, str, str]], namespace: str) -> None:
-        """Begin with a checkpoint: (uid, version, digest) by key; of one namespace, or of all where it is empty."""
+    def know(
+        self,
+        finished: Mapping[str, tuple[str, str, str]],
+        begun: Mapping[str, tuple[str, str, str]],
+        namespace: str,
+    ) -> None:
+        """Begin with a checkpoint: (uid, version, digest) by key; of one namespace, or of all where it is empty. What was
+        only begun is added again where it is still there, and its end is told where it is not."""
         prefix = f"{namespace}/" if namespace else ""
-        for key, (uid, version, digest) in finished.items():
-            if key.startswith(prefix):
-                self.seen[key] = Seen(uid, version, None, digest)
+        for known in (finished, begun):
+            for key, (uid, version, digest) in known.items():
+                if key.startswith(prefix):
+                    self.seen[key] = Seen(uid, version, None, digest)
+        self._begun = {key for key in begun if key.startswith(prefix)}
 
     def apply(self, fact: Fact) -> list[Delta]:
         """The changes that follow from a fact, in order; none where it is nothing new."""
@@ -137,6 +146,10 @@ class Store:
         seen = self.seen.get(key)
         if seen is None:
             return [self._add(found)]
+        if self._begun and key in self._begun:
+            self._begun.discard(key)
+            if seen.uid == uid:
+                return [self._add(found)]
         if seen.uid != uid:
             return [self._vanished(key, seen), self._add(found)]
         if seen.version == version:
@@ -171,6 +184,7 @@ class Store:
         if found.version != seen.version and not newer(found.version, seen.version):
             return []
         del self.seen[found.key]
+        self._begun.discard(found.key)
         change = Delta("delete", found.key, found.uid, found.version, found.raw)
         change.previous = seen.raw
         return [change]
@@ -183,6 +197,7 @@ class Store:
 
     def _replaced(self, fact: Replaced) -> list[Delta]:
         present = fact.present
+        self._begun.clear()  # whatever is still there was shown by now
         missing = [key for key in self.seen if key not in present]
         changes = [self._vanished(key, self.seen.pop(key)) for key in missing]
         if self.baseline is None:

@@ -99,14 +99,8 @@ class Watch:
 
     def bind(self, binding: Binding) -> WatchSource:
         """The source for one handler. Raises `ConfigurationError` for field paths that are none."""
-        try:
-            from headrace.kubernetes.source import WatchSource
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("headrace"):
-                raise
-            raise ConfigurationError(
-                f"handler {binding.handler!r}: {self!r} needs the module {error.name!r}; install headrace[kubernetes]"
-            ) from error
+        from headrace.kubernetes.source import WatchSource
+
         return WatchSource(self, binding)
 
     def rules(self, resource: Resource, own_namespace: str) -> list[Rule]:
