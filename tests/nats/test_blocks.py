@@ -133,3 +133,28 @@ def test_a_mixed_stream_is_read_as_the_exact_reader_reads_it() -> None:
         if chance.random() < 0.01:
             others["source"] = f"/shop/{chance.randrange(5)}"
         the_same(order(number, **others))
+
+
+@pytest.mark.parametrize(
+    ("body", "is_event"),
+    [
+        (b'{"specversion": "1.0", "id": "1", "source": "/a", "type": "b"}', True),
+        (b'{"spec\\u0076ersion": "1.0", "id": "1", "source": "/a", "type": "b"}', True),
+        (b'{"specversion": "1.0", "id": "1"}', False),
+        (b'{"said": "\\u00e9"}', False),
+        (b'{"id": "1", "source": "/a", "type": "b"}', False),
+        (b"specversion", False),
+        (b"", False),
+    ],
+)
+def test_without_headers_of_an_event_the_body_says_whether_it_is_one(body: bytes, is_event: bool) -> None:
+    for headers in (b"", b"NATS/1.0\r\nNats-Pin-Id: abc\r\n\r\n"):
+        assert (decode(headers, body) is not None) is is_event
+
+
+@pytest.mark.parametrize("name", ["CE-SpecVersion", "ce-specversion", "Ce-Specversion"])
+def test_header_names_are_known_in_any_case(name: str) -> None:
+    data = f"NATS/1.0\r\n{name}: 1.0\r\nce-id: 1\r\nce-source: /a\r\nce-type: b\r\n\r\n".encode()
+    found = decode(data, b"{}")
+    assert found is not None
+    assert found.id == "1"

@@ -14,7 +14,7 @@ from headrace.engine.delivery import Delivery, Original
 from headrace.event import Event
 from headrace.nats.wire import header_pairs
 
-__all__ = ["Incarnation", "JetStreamDelivery", "facts", "original_headers", "plain", "prefix_of"]
+__all__ = ["Incarnation", "JetStreamDelivery", "facts", "numbers", "original_headers", "plain", "prefix_of"]
 
 #: Headers that the server adds on the way, which the stored message does not have.
 _ADDED: Final = ("nats-pin-id",)
@@ -61,6 +61,12 @@ def prefix_of(reply: bytes) -> int:
     words = reply.split(b".")
     count = 4 if len(words) == 9 else 6
     return sum(len(word) + 1 for word in words[:count])
+
+
+def numbers(reply: bytes, prefix: int) -> tuple[int, int]:
+    """The sequences in stream and consumer, where `prefix_of` is known."""
+    _, sequence, consumer_sequence, _ = reply[prefix:].split(b".", 3)
+    return int(sequence), int(consumer_sequence)
 
 
 class JetStreamDelivery(Delivery):
@@ -110,7 +116,9 @@ def plain(subject: bytes, block: bytes, body: bytes, source: str, id: str, wants
         "source": source,
         "type": subject.decode("utf-8", "replace"),
     }
-    content_type = next((value for name, value in header_pairs(block) if name.lower() == "content-type"), None)
+    content_type = None
+    if b"content-type" in block.lower():
+        content_type = next((value for name, value in header_pairs(block) if name.lower() == "content-type"), None)
     if content_type and content_type.isprintable():
         attributes["datacontenttype"] = content_type
     elif not wants_bytes and body and is_json_text(body):

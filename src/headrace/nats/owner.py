@@ -23,7 +23,7 @@ from headrace.errors import StoreUnavailable
 from headrace.nats import consumers
 from headrace.nats.api import ApiError
 from headrace.nats.consumers import GROUP
-from headrace.nats.message import facts
+from headrace.nats.message import facts, numbers
 from headrace.nats.notes import Notes
 from headrace.nats.ownership import OwnerRecord, pin_of
 from headrace.nats.pin import Pin
@@ -310,12 +310,13 @@ class OwnedSource(JetStreamSource):
             # Displaced: `_displaced` has voided what was held; this batch was never handed over.
             return []
         # The server numbers in order what it delivers: the first and the last of a batch speak for all between them.
-        first, last = facts(batch[0].reply), facts(batch[-1].reply)
-        expected = self._expected
+        prefix, expected = self._prefix, self._expected
         self._expected += len(batch)
-        if first.consumer_sequence != expected or last.consumer_sequence != self._expected - 1:
+        sequence, first = numbers(batch[0].reply, prefix)
+        last = numbers(batch[-1].reply, prefix)[1] if len(batch) > 1 else first
+        if first != expected or last != self._expected - 1:
             self._cut_at_gap(batch, expected)
-        if self._again or first.sequence < self._before or first.sequence <= self._skip:
+        if self._again or sequence < self._before or sequence <= self._skip:
             batch = [delivery for delivery in batch if self._is_new(delivery)]
         self._held |= dict.fromkeys(batch)
         return batch
@@ -323,7 +324,7 @@ class OwnedSource(JetStreamSource):
     def _cut_at_gap(self, batch: list[JetStreamDelivery], expected: int) -> None:
         """Something was delivered elsewhere: begin again at the floor before anything behind it is handed over."""
         for position, delivery in enumerate(batch):
-            found = facts(delivery.reply).consumer_sequence
+            found = numbers(delivery.reply, self._prefix)[1]
             if found != expected + position:
                 log.info(
                     "%s: consumer sequence %d came where %d was expected; rewinding",
@@ -337,7 +338,7 @@ class OwnedSource(JetStreamSource):
 
     def _is_new(self, delivery: JetStreamDelivery) -> bool:
         """After a rewind: what is still in hand, or was acknowledged unseen, is not handed over a second time."""
-        sequence = facts(delivery.reply).sequence
+        sequence, _ = numbers(delivery.reply, self._prefix)
         known = self._again.pop(sequence, None)
         if known is not None:
             # Acknowledged by the newer reply.

@@ -21,7 +21,7 @@ from headrace.nats import consumers
 from headrace.nats.acks import Acks
 from headrace.nats.api import ApiError, nanoseconds
 from headrace.nats.blocks import decode
-from headrace.nats.message import Incarnation, JetStreamDelivery, facts, plain, prefix_of
+from headrace.nats.message import Incarnation, JetStreamDelivery, numbers, plain, prefix_of
 from headrace.nats.pulls import EXPIRES, HEARTBEAT, Window
 from headrace.nats.requests import Silent
 from headrace.nats.standing import Standing
@@ -260,8 +260,8 @@ class JetStreamSource:
 
     def _plain(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> Event:
         """The event of a message that is no CloudEvent."""
-        sequence = str(facts(reply).sequence)
-        return plain(subject, headers, body, self._incarnation.source, sequence, self._binding.wants_bytes)
+        sequence, _ = numbers(reply, self._prefix)
+        return plain(subject, headers, body, self._incarnation.source, str(sequence), self._binding.wants_bytes)
 
     def _pull(self, credit: Credit) -> None:
         """Ask for what the credit allows and is not asked for yet."""
