@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -119,22 +120,77 @@ async def test_a_lease_that_is_deleted_is_made_again_and_one_leads(cluster: ApiS
     await first.release()
 
 
-async def test_a_cluster_with_a_lease_acts_for_the_leader_only(cluster: ApiServer, actor: Actor) -> None:
+async def test_a_cluster_acts_while_the_watch_beside_it_holds_the_lease(cluster: ApiServer, actor: Actor) -> None:
     await actor.configmap("target")
-    lease = Lease("acting", namespace=actor.namespace, duration=DURATION, renew_within=2.0, retry_every=0.3)
+    lease = Lease("acting", namespace=actor.namespace, duration=45.0, renew_within=30.0, retry_every=0.3)
+    other = elector(actor.client, actor, duration=45.0)
     connection = Connection.acquire(load([cluster.kubeconfig]))
     mine = lease.elector(connection)
     acting = Cluster(lease=lease, audit=False, kubeconfig=str(cluster.kubeconfig))
     change = {"data": {"a": "b"}}
-    with pytest.raises(LeaseLost):
-        await acting.patch("configmaps", change, name="target", namespace=actor.namespace)
+    other.acquire()
+    await asyncio.wait_for(other.lead(), 20)
     mine.acquire()
+    with pytest.raises(LeaseLost, match=other.identity):
+        await acting.patch("configmaps", change, name="target", namespace=actor.namespace)
+    await other.release()
     await asyncio.wait_for(mine.lead(), 20)
     await acting.patch("configmaps", change, name="target", namespace=actor.namespace)
+    await acting.close()
+    assert mine.leads, "it is the watch's"
     await mine.release()
-    with pytest.raises(LeaseLost):
-        await acting.patch("configmaps", change, name="target", namespace=actor.namespace)
     await connection.release()
+
+
+async def test_a_cluster_without_a_watch_competes_from_its_first_action_on(cluster: ApiServer, actor: Actor) -> None:
+    await actor.configmap("target")
+    config = str(cluster.kubeconfig_for("admin-token", namespace=actor.namespace))
+    lease = Lease("acting", duration=45.0, renew_within=30.0, retry_every=0.3)
+    other = elector(actor.client, actor, duration=45.0)
+    acting = Cluster(lease=lease, audit=False, kubeconfig=config)
+
+    async def act() -> None:
+        await acting.patch("configmaps", {"data": {"a": "b"}}, name="target", namespace=actor.namespace)
+
+    await act()
+    other.acquire()
+    await eventually(lambda: other.holder)
+    assert await holder(actor) == other.holder != other.identity, "it is held between actions, too"
+    await acting.close()
+    await asyncio.wait_for(other.lead(), 20)
+    with pytest.raises(LeaseLost, match=other.identity):
+        await act()
+    await other.release()
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(LeaseLost):
+                await act()
+                break
+            await asyncio.sleep(0.05)
+    await acting.close()
+    assert await holder(actor) == ""
+
+
+async def test_a_lease_is_given_back_where_its_connection_or_the_program_ends(cluster: ApiServer, actor: Actor) -> None:
+    await actor.configmap("target")
+    config = str(cluster.kubeconfig_for("admin-token", namespace=actor.namespace))
+
+    def begin() -> Cluster:
+        lease = Lease("acting", duration=45.0, renew_within=30.0, retry_every=0.3)
+        return Cluster(lease=lease, audit=False, kubeconfig=config)
+
+    async def act(acting: Cluster) -> None:
+        await acting.patch("configmaps", {"data": {"a": "b"}}, name="target", namespace=actor.namespace)
+
+    connection = Connection.acquire(load([Path(config)]))
+    await act(begin())
+    assert await holder(actor)
+    await connection.release()
+    assert await holder(actor) == ""
+    await asyncio.to_thread(asyncio.run, act(begin()))
+    record = await actor.get("leases.coordination.k8s.io", "acting")
+    assert not record["spec"].get("holderIdentity")
+    assert record["spec"]["leaseTransitions"] >= 1
 
 
 def test_times_that_would_let_two_act_are_refused() -> None:

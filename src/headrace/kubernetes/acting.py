@@ -16,7 +16,7 @@ from headrace.errors import ConfigurationError
 from headrace.kubernetes.audit import REPAIR, Audits
 from headrace.kubernetes.connection import Connection
 from headrace.kubernetes.guard import Action, Guard
-from headrace.kubernetes.lease import Lease
+from headrace.kubernetes.lease import Elector, Lease
 from headrace.kubernetes.preconditions import conflict
 from headrace.kubernetes.resources import Resource
 from headrace.kubernetes.status import ApiError
@@ -56,6 +56,7 @@ class Actions:
         self._audits = audits
         self._component = component
         self._recalled: int | None = None
+        self._competing: Elector | None = None
 
     async def carry_out(
         self,
@@ -76,13 +77,13 @@ class Actions:
         Raises `ConfigurationError`, `LeaseLost`, `RepairRefused`, `ApiError`, `ConnectionFailed`.
         """
         self.check_allowed(aimed.resource, action)
-        self.check_lease(connection)
+        await self.lead(connection)
         if dry:
             query = [*query, ("dryRun", "All")]
         else:
             await self._begin(connection, action, aimed, reason)
             # The audit took its time: the lease may have ended meanwhile.
-            self.check_lease(connection)
+            await self.lead(connection)
         try:
             sent = await connection.client.request(
                 method, path, query=query, body=msgspec.json.encode(body), content_type=content_type
@@ -96,10 +97,24 @@ class Actions:
         _log.info("%s %s%s: %s", action, aimed.title, " (dry run)" if dry else "", reason or "no reason given")
         return answer
 
-    def check_lease(self, connection: Connection) -> None:
-        """Raises `LeaseLost` where another replica leads."""
-        if self._lease is not None:
-            self._lease.elector(connection).check()
+    async def lead(self, connection: Connection) -> None:
+        """Compete for the lease from now on, unless a watch does, and see that it is ours. Raises `LeaseLost`."""
+        if self._lease is None:
+            return
+        elector = self._lease.elector(connection)
+        if not elector.competes:
+            elector.acquire()
+            self._competing = elector
+            connection.at_end(self.rest)
+        if not elector.leads:
+            await elector.looked()
+        elector.check()
+
+    async def rest(self) -> None:
+        """Compete no more; the lease is given back."""
+        elector, self._competing = self._competing, None
+        if elector is not None:
+            await elector.release()
 
     def check_allowed(self, resource: Resource, action: str) -> None:
         """Raises `ConfigurationError` for what the app did not say that it does."""

@@ -59,7 +59,8 @@ class Cluster:
     Args:
         allow: what this app does, by resource: ``{"pods": ["delete", "evict"]}``. Anything else is refused here, and
             ``headrace manifest --rbac`` grants exactly this; default: whatever the credentials may.
-        lease: act only while this process holds it.
+        lease: act only while this process holds it; where no `Watch` competes for it, this object does from its first
+            action on.
         cooldown: seconds between two actions on one object.
         budget: a limit over all objects.
         dry_run: the server checks everything and changes nothing; nothing is audited or counted.
@@ -115,7 +116,8 @@ class Cluster:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection, where it was opened for this object alone."""
+        """Give back the lease that this object competed for, and close the connection that was opened for it alone."""
+        await self._actions.rest()
         own, self._own = self._own, None
         if own is not None:
             await own.release()
@@ -309,7 +311,7 @@ class Cluster:
     ) -> dict[str, Any]:
         """Write an Event about an object, as controllers do (``kubectl describe`` shows it). Raises `ApiError`."""
         connection = self._connection()
-        self._actions.check_lease(connection)
+        await self._actions.lead(connection)
         aimed = await aim(connection.resources, target, name, namespace)
         return await self._audits.write(connection, aimed, reason=reason, message=message, type=type)
 

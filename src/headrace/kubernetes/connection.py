@@ -6,6 +6,7 @@ One connection an event loop and cluster, counted by its users and closed by the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -42,6 +43,7 @@ class Connection:
         self.resources = Resources(self.client)
         self.writes = Writes()
         self.informers: dict[Selection, Informer] = {}
+        self._ends: list[Callable[[], Awaitable[None]]] = []
         self._users = 0
         self._identity: Identity | None = None
 
@@ -60,12 +62,18 @@ class Connection:
         """The connection that watches of the running loop hold open, if any; not counted, not to be released."""
         return _open.get(asyncio.get_running_loop(), {}).get(cluster)
 
+    def at_end(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Have ``end`` called before the connection is closed."""
+        self._ends.append(end)
+
     async def release(self) -> None:
         """Give it back; the last user's release closes it."""
         self._users -= 1
         if self._users:
             return
         _open.get(asyncio.get_running_loop(), {}).pop(self.cluster, None)
+        for end in self._ends:
+            await end()
         for informer in list(self.informers.values()):
             await informer.close()
         self.informers.clear()

@@ -160,6 +160,7 @@ class Elector:
         self._record: _Lease | None = None
         self._observed = ""
         self._observed_at = 0.0
+        self._looked = asyncio.Event()
         self._users = 0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -174,6 +175,11 @@ class Elector:
         if not self.leads:
             held = f"; {self.holder} holds it" if self.holder and self.holder != self.identity else ""
             raise LeaseLost(f"this replica does not hold the lease {self._name!r}{held}")
+
+    @property
+    def competes(self) -> bool:
+        """Somebody of this process competes for it."""
+        return self._task is not None
 
     def acquire(self) -> None:
         """Begin to compete."""
@@ -190,17 +196,28 @@ class Elector:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        if self._leading.is_set():
-            self._lose("it was given back")
-            with contextlib.suppress(ApiError, ConnectionFailed):
-                await self._give_back()
 
     async def lead(self) -> None:
         """Wait until this process is the leader."""
         while not self._leading.is_set():  # won and lost again before we were woken is no win
             await self._leading.wait()
 
+    async def looked(self) -> None:
+        """Wait until an attempt was made since it began to compete, whatever became of it."""
+        await self._looked.wait()
+
     async def _compete(self) -> None:
+        try:
+            await self._keep_trying()
+        finally:
+            # Released, or the program ends: whoever waits need not wait for the lease's end.
+            self._looked.clear()
+            if self._leading.is_set():
+                self._lose("it was given back")
+                with contextlib.suppress(ApiError, ConnectionFailed):
+                    await self._give_back()
+
+    async def _keep_trying(self) -> None:
         while True:
             began = self._monotonic()
             try:
@@ -213,6 +230,7 @@ class Elector:
                 self._win(began)
             elif self._leading.is_set() and self.holder != self.identity:
                 self._lose(f"{self.holder or 'nobody'} holds it")
+            self._looked.set()
             await asyncio.sleep(self._times.retry_every * (0.9 + 0.2 * random.random()))
 
     async def _try(self, now: float) -> bool:
