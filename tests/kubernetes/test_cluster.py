@@ -209,7 +209,7 @@ async def test_no_handler_is_run_on_a_state_older_than_its_own_patch(cluster: Ap
                 await asyncio.sleep(0.01)
         source._backlog.block(f"{actor.namespace}/one")
         assert seen.events[0].data["data"] == {"n": "0"}
-        informers = list(source._informers.values())
+        informers = list(source._joined.informers.values())
         stale = source._backlog.waiting(f"{actor.namespace}/one")
         assert stale is not None
         before = stale.version

@@ -37,7 +37,7 @@ async def test_ten_thousand_pods_are_listed_streamed_and_in_pages_and_followed(
         await seen.until(lambda events: len(events) == PODS, seconds=300)
         await each(range(CHANGES), lambda number: owner.status(f"p{number}", {"message": "changed"}))
         await seen.until(lambda events: len(events) == PODS + CHANGES, seconds=300)
-        (informer,) = seen.source._informers.values()
+        (informer,) = seen.source._joined.informers.values()
         informer.reflector.streaming = False
         await each(range(CHANGES), lambda number: owner.delete("pods", f"p{number}"))
         informer.refresh()

@@ -260,7 +260,7 @@ async def grant(actor: Actor, user: str, resources: list[str]) -> None:
 async def test_a_namespace_that_appears_is_watched_where_rights_are_per_namespace(
     cluster: ApiServer, actor: Actor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.kubernetes.source._RESCOPE_EVERY", 0.3)
+    monkeypatch.setattr("headrace.kubernetes.joined._RESCOPE_EVERY", 0.3)
     await grant(actor, "plain", ["configmaps"])
     group = "rbac.authorization.k8s.io"
     name = f"list-namespaces-{actor.namespace}"
@@ -319,7 +319,7 @@ async def test_a_list_in_pages_where_lists_cannot_be_streamed(cluster: ApiServer
     seen = Watching(watch)
     async with seen:
         await seen.until(lambda events: len(events) == 12)
-        (informer,) = seen.source._informers.values()
+        (informer,) = seen.source._joined.informers.values()
         informer.reflector.streaming = False
         informer.refresh()
         await actor.delete("configmaps", "n00")
@@ -341,7 +341,7 @@ async def test_a_server_that_refuses_streaming_lists_is_listed_in_pages() -> Non
             await seen.until(told("early", "add"))
             await owner.configmap("late")
             await seen.until(told("late", "add"))
-            (informer,) = seen.source._informers.values()
+            (informer,) = seen.source._joined.informers.values()
             assert not informer.reflector.streaming
     finally:
         await owner.close()

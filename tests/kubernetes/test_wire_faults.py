@@ -147,7 +147,7 @@ async def test_429_waits_as_long_as_retry_after_says(tmp_path: Path) -> None:
     script = Scripted(synced(5, then=breaks), refuse(429, "TooManyRequests", Retry_After="1"), hang)
     async with script as server, Watching(watch_on(server, tmp_path)) as seen:
         await eventually(lambda: len(server.asked) == 2)
-        (informer,) = seen.source._informers.values()
+        (informer,) = seen.source._joined.informers.values()
         began = asyncio.get_running_loop().time()
         await eventually(lambda: len(server.asked) == 3)
     assert asyncio.get_running_loop().time() - began > 0.9
@@ -233,7 +233,7 @@ async def test_watches_that_end_at_once_are_failures_with_a_growing_delay(tmp_pa
     script = Scripted(synced(5, "a", then=breaks), ends, ends, ends, synced(5, "a"))
     async with script as server, Watching(watch_on(server, tmp_path)) as seen:
         await eventually(lambda: len(server.asked) == 5)
-        (informer,) = seen.source._informers.values()
+        (informer,) = seen.source._joined.informers.values()
         assert informer.reflector.restarts["empty_watch"] == 3
     # The third in a row is no accident: everything is listed anew.
     assert server.asked[4]["sendInitialEvents"] == "true"

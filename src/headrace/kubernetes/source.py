@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.source import Progress
@@ -20,16 +20,15 @@ from headrace.kubernetes.backlog import Backlog
 from headrace.kubernetes.composition import Composer, WatchDelivery
 from headrace.kubernetes.connection import Connection
 from headrace.kubernetes.index import Index
-from headrace.kubernetes.informer import Informer, Selection
+from headrace.kubernetes.informer import Selection
+from headrace.kubernetes.joined import Joined
 from headrace.kubernetes.kubeconfig import resolve
-from headrace.kubernetes.objects import stripped
 from headrace.kubernetes.presence import still_exists
 from headrace.kubernetes.reflector import Fact, Present, Replaced, Timing
 from headrace.kubernetes.resources import Resource, ResourceAbsent
 from headrace.kubernetes.saving import Saving
-from headrace.kubernetes.significance import compile_digest
 from headrace.kubernetes.status import ApiError
-from headrace.kubernetes.store import Delta, Store
+from headrace.kubernetes.store import Delta
 from headrace.kubernetes.trimming import give_back
 from headrace.kubernetes.turns import take_turns
 
@@ -44,8 +43,6 @@ __all__ = ["WatchSource"]
 
 _log = logging.getLogger("headrace.kubernetes")
 
-#: Seconds between looks at what RBAC allows now, where that limits the scope.
-_RESCOPE_EVERY: Final = 60.0
 #: Seconds between attempts to begin, growing to the second number.
 _BEGIN: Final = (0.5, 5.0)
 
@@ -67,19 +64,13 @@ class WatchSource:
         self.name = watch.name
         self._watch = watch
         self._binding = binding
-        self._timing = timing
-        self._digest = compile_digest(watch.changes) if watch.changes else None
-        keeps = watch.previous or watch.resync is not None
-        self._keep: Callable[[bytes], bytes] | None = stripped if keeps else None
         self._budget = binding.prefetch.bytes
         self._connection: Connection | None = None
         self._composer: Composer | None = None
         self._resource: Resource | None = None
         self._checkpoint = Saving(Index(None, binding.durable, watch.resource), spawn=self._spawn, ours=self._is_ours)
         self._backlog = Backlog(hold=self._is_behind_our_write)
-        self._stores: dict[Selection, Store] = {}
-        self._informers: dict[Selection, Informer] = {}
-        self._listed: set[Selection] = set()
+        self._joined = Joined(watch, self, timing)
         self._out: dict[str, WatchDelivery] = {}
         self._behind = False
         self._bulky = False  # a list came since memory was given back
@@ -150,8 +141,7 @@ class WatchSource:
             batch.append(delivery)
         if self._behind and backlog.size < self._budget // 2:
             self._behind = False
-            for informer in self._informers.values():
-                informer.refresh()
+            self._joined.refresh()
         try:
             await self._checkpoint.begun()
         except BaseException:
@@ -226,38 +216,32 @@ class WatchSource:
 
     def progress(self) -> Progress:
         """Where the watch stands."""
-        informers = self._informers.values()
-        troubles = [self._trouble, *(informer.trouble for informer in informers)]
-        detail = next((trouble for trouble in troubles if trouble), "")
+        joined = self._joined
         oldest = self._backlog.oldest
         lease, connection = self._watch.lease, self._connection
         owner = None if lease is None or connection is None else lease.elector(connection).leads
         return Progress(
-            connected=owner is False or (bool(informers) and all(informer.connected for informer in informers)),
+            connected=owner is False or joined.connected,
             lag_events=len(self._backlog),
             lag_seconds=0.0 if oldest is None else max(0.0, time.time() - oldest),
-            last_progress=max((informer.last_progress for informer in informers), default=0.0),
+            last_progress=joined.last_progress,
             owner=owner,
             reconnects=sum(self.restarts.values()),
-            detail=detail if owner is not False else "",
+            detail=(self._trouble or joined.trouble) if owner is not False else "",
         )
 
     @property
     def restarts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for informer in self._informers.values():
-            for reason, count in informer.reflector.restarts.items():
-                counts[reason] = counts.get(reason, 0) + count
-        return counts
+        return self._joined.restarts
 
     # The informers' side
 
     def facts(self, selection: Selection, facts: list[Fact]) -> None:
         """What the server has shown."""
-        store = self._stores.get(selection)
-        informer = self._informers.get(selection)
-        if store is None or informer is None:
+        found = self._joined.find(selection)
+        if found is None:
             return
+        informer, store = found
         if informer.resource is not self._resource:
             self._compose(informer.resource)
         now = time.time()
@@ -268,14 +252,14 @@ class WatchSource:
                 self._behind = True
                 return
             first = store.baseline is None
-            listed = selection not in self._listed
+            listed = selection not in self._joined.listed
             for delta in store.apply(fact):
                 delta.observed = now
                 delta.listed = listed
                 self._take_in(delta, selection)
             if isinstance(fact, Replaced):
                 self._bulky = True
-                self._listed.add(selection)
+                self._joined.listed.add(selection)
                 self._checkpoint.index.listed(fact.version, fact.truth, first)
                 self._checkpoint.soon()
         if self._backlog.ready:
@@ -296,9 +280,9 @@ class WatchSource:
 
     async def _find_out(self, delta: Delta, selection: Selection) -> None:
         try:
-            informer = self._informers.get(selection)
-            if informer is not None and self._connection is not None:
-                delta.deselected = await still_exists(self._connection.client, informer.resource, delta.key, delta.uid)
+            found = self._joined.find(selection)
+            if found is not None and self._connection is not None:
+                delta.deselected = await still_exists(self._connection.client, found[0].resource, delta.key, delta.uid)
         finally:
             self._backlog.unblock(delta.key)
             if self._backlog.ready:
@@ -331,7 +315,7 @@ class WatchSource:
 
     async def _lead(self, connection: Connection) -> None:
         await self._begin(connection)
-        await self._follow_rights(connection)
+        await self._joined.follow_rights(connection, self._served, self._checkpoint.index)
 
     def _give_up(self, reason: str) -> None:
         """What is in hand belongs to the next leader."""
@@ -339,7 +323,7 @@ class WatchSource:
             delivery.void(reason)
         self._out.clear()
         self._backlog.clear()
-        self._stores.clear()  # whatever the informers still say is nobody's
+        self._joined.forget()
 
     async def _begin(self, connection: Connection) -> None:
         """Find the resource, the scope and the checkpoint, and join the informers; for as long as it takes."""
@@ -365,8 +349,13 @@ class WatchSource:
                 continue
             self._trouble = ""
             self._compose(resource)
-            self._join(connection, resource, found)
+            self._joined.join(connection, resource, found, index)
             return
+
+    def _served(self) -> Resource:
+        """The resource as the server serves it now."""
+        assert self._resource is not None
+        return self._resource
 
     def _compose(self, resource: Resource) -> None:
         assert self._connection is not None
@@ -376,61 +365,18 @@ class WatchSource:
             self._connection.cluster.server, resource, previous=watch.previous, knative=watch.knative_types
         )
 
-    def _join(self, connection: Connection, resource: Resource, namespaces: Sequence[str]) -> None:
-        watch = self._watch
-        for namespace in namespaces:
-            selection = Selection(
-                watch.resource, namespace, watch.label_selector, watch.field_selector, watch.metadata_only
-            )
-            if selection in self._informers:
-                continue
-            store = Store(keep=self._keep, digest=self._digest, baseline=self._checkpoint.index.baseline)
-            store.know(self._checkpoint.index.finished, self._checkpoint.index.begun, namespace)
-            self._stores[selection] = store
-            informer = connection.informer(selection, resource, self._timing)
-            self._informers[selection] = informer
-            informer.join(self, floor=self._checkpoint.index.version, cache=watch.cache)
-
     async def _leave(self, connection: Connection) -> None:
-        informers = list(self._informers.values())
-        self._informers.clear()
-        self._stores.clear()
-        self._listed.clear()
         self._backlog.clear()
-        for informer in informers:
-            await connection.unwatch(informer, self)
-
-    async def _follow_rights(self, connection: Connection) -> None:
-        """Where RBAC limits the scope, namespaces come and go with it."""
-        if self._watch.namespaces is not None:
-            await asyncio.Event().wait()
-        while True:
-            await asyncio.sleep(_RESCOPE_EVERY)
-            whole = [selection for selection in self._informers if not selection.namespace]
-            if whole and not any(informer.reflector.forbidden for informer in self._informers.values()):
-                continue
-            resource = self._resource
-            assert resource is not None
-            try:
-                found = await scopes(connection.client, resource, None)
-            except (ApiError, ConnectionFailed) as error:
-                _log.warning("%s: what RBAC allows could not be asked: %s", self.name, error)
-                continue
-            for selection in [selection for selection in self._informers if found and selection.namespace not in found]:
-                informer = self._informers.pop(selection)
-                self._stores.pop(selection, None)
-                await connection.unwatch(informer, self)
-            self._join(connection, resource, found)
+        await self._joined.leave(connection)
 
     async def _resync(self, every: float) -> None:
         while True:
             await asyncio.sleep(every)
             now = time.time()
-            for store in self._stores.values():
-                for delta in store.resync():
-                    if delta.key not in self._out and self._backlog.waiting(delta.key) is None:
-                        delta.observed = now
-                        self._backlog.add(delta)
+            for delta in self._joined.resync():
+                if delta.key not in self._out and self._backlog.waiting(delta.key) is None:
+                    delta.observed = now
+                    self._backlog.add(delta)
             if self._backlog.ready:
                 self._wake.set()
 
