@@ -109,7 +109,7 @@ async def test_an_owner_that_was_replaced_gives_up_what_it_holds(
     one._pin.stop()
     waiting = asyncio.create_task(take(two, 10))
     assert ids(await waiting) == [str(n) for n in range(10)]
-    one._pin.hold(one._next_subject)
+    one._pin.hold(one._pulls.next_subject)
     async with asyncio.timeout(30):
         while not all(delivery.voided for delivery in held):
             await asyncio.sleep(0.02)

@@ -30,7 +30,7 @@ from headrace.nats.pin import Pin
 from headrace.nats.requests import NoResponders, Silent
 from headrace.nats.source import JetStreamSource
 from headrace.nats.standby import Standby
-from headrace.nats.wire import Tap, status
+from headrace.nats.wire import status
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Outcome
@@ -88,12 +88,12 @@ class OwnedSource(JetStreamSource):
 
     def _stand_by(self) -> None:
         """Ask for one message; who gets it owns the consumer."""
-        if self._standby.ask(self._next_subject):
+        if self._standby.ask(self._pulls.next_subject):
             # Is there an owner at all? Asked at once, not at the next second.
             self._attend.set()
 
     def _alive(self) -> None:
-        self._window.heard = asyncio.get_running_loop().time()
+        self._pulls.window.heard = asyncio.get_running_loop().time()
         self._wake()
 
     def _pinned(self, pin: str, message: tuple[bytes, bytes, bytes, bytes]) -> None:
@@ -119,7 +119,7 @@ class OwnedSource(JetStreamSource):
     async def _take_over(self, pin: str, message: tuple[bytes, bytes, bytes, bytes]) -> None:
         """We are pinned: begin at the floor."""
         self._pin.id = pin
-        self._pin.hold(self._next_subject)
+        self._pin.hold(self._pulls.next_subject)
         about = facts(message[1])
         # What a predecessor was given: a rewound consumer counts its deliveries anew and does not say so itself.
         self._before = max(about.sequence, self._standing.delivered[0] + 1)
@@ -130,9 +130,7 @@ class OwnedSource(JetStreamSource):
         if about.consumer_sequence == 1:
             # Nothing was delivered to anybody since the consumer was made or rewound: this is the first.
             self._from_the_floor()
-            assert self._tap is not None
-            self._tap.messages.append(message)
-            self._window.sent(1, len(message[3]))
+            self._pulls.add(message)
         elif not await self._rewound():
             return
         if self._pin.id:
@@ -142,10 +140,7 @@ class OwnedSource(JetStreamSource):
 
     async def _rewound(self) -> bool:
         """Rewind to the floor; what is held stays held. ``False`` where we are no owner any more."""
-        if self._tap is not None:
-            self._connection.untap(self._tap)
-            self._tap.messages = []
-        self._window.reset()
+        self._pulls.forget()
         delay = 0.05
         while self._pin.id and not self._closing:
             self._acks.write()
@@ -171,7 +166,7 @@ class OwnedSource(JetStreamSource):
         """The consumer begins anew: what is held comes again."""
         self._expected = 1
         self._again = {facts(delivery.reply).sequence: delivery for delivery in self._held}
-        self._retap()
+        self._pulls.renew()
 
     def _turn_aside(self) -> None:
         self._displaced("the consumer is gone")
@@ -179,7 +174,7 @@ class OwnedSource(JetStreamSource):
 
     async def _still_pinned(self) -> bool:
         """Ask with our pin for what cannot be delivered: the answer says whether the pin is ours."""
-        headers, _ = await self._connection.requests.ask(self._next_subject.decode(), self._pin.request())
+        headers, _ = await self._connection.requests.ask(self._pulls.next_subject.decode(), self._pin.request())
         found = status(headers)
         return found is not None and found[0] != 423
 
@@ -229,9 +224,9 @@ class OwnedSource(JetStreamSource):
         self._pin.drop()
         self._expected = 0
         self._void("another process owns this handler's consumer now")
-        if self._tap is not None:
-            self._tap.messages = []
-            self._retap()
+        if self._pulls.tap is not None:
+            self._pulls.forget()
+            self._pulls.renew()
         self._tell()
         self._wake()
 
@@ -302,11 +297,11 @@ class OwnedSource(JetStreamSource):
     # Deliveries
 
     def _take(self, credit: Credit) -> list[JetStreamDelivery]:
-        tap = self._tap
+        tap = self._pulls.tap
         batch = super()._take(credit)
         if not batch:
             return batch
-        if not self._pin.id or tap is not self._tap:
+        if not self._pin.id or tap is not self._pulls.tap:
             # Displaced: `_displaced` has voided what was held; this batch was never handed over.
             return []
         # The server numbers in order what it delivers: the first and the last of a batch speak for all between them.
@@ -354,9 +349,7 @@ class OwnedSource(JetStreamSource):
 
     def _rewind(self) -> None:
         if self._turning is None and not self._closing:
-            if self._tap is not None:
-                self._connection.untap(self._tap)
-                self._tap.messages = []
+            self._pulls.forget()
             self._turn(self._rewound())
 
     def settle(self, delivery: Any, outcome: Outcome) -> None:
@@ -392,10 +385,10 @@ class OwnedSource(JetStreamSource):
             return
         if self._pin.id:
             # What was under way to us is lost, and would come again only after ack_wait.
-            self._pin.hold(self._next_subject)
+            self._pin.hold(self._pulls.next_subject)
             self._rewind()
         else:
-            self._retap()
+            self._pulls.renew()
         self._wake()
 
     async def _restored(self) -> None:
@@ -411,7 +404,7 @@ class OwnedSource(JetStreamSource):
             except NoResponders:
                 pinned = False
             if pinned:
-                self._pin.hold(self._next_subject)
+                self._pin.hold(self._pulls.next_subject)
                 self._rewind()
             else:
                 self._displaced("the consumer was lost")
@@ -436,7 +429,7 @@ class OwnedSource(JetStreamSource):
                 )
         self._tell()
 
-    def _give_back(self, tap: Tap) -> None:
+    def _give_back(self, replies: list[bytes]) -> None:
         """Nothing is handed back: a nak would let later events overtake."""
 
     async def extend(self, deliveries: Sequence[Any]) -> None:

@@ -38,10 +38,9 @@ class OwnedReplays(JetStreamSource):
                 # Given back at once, to whoever owns the handler now.
                 self._acks.nak(delivery, 0.0)
                 delivery.void("another process owns this handler's consumer now")
-            if self._tap is not None:
-                self._give_back(self._tap)
-                self._tap.messages = []
-                self._retap()
+            if self._pulls.tap is not None:
+                self._give_back(self._pulls.forget())
+                self._pulls.renew()
         self._wake()
 
     def _pull(self, credit: Credit) -> None:

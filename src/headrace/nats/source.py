@@ -13,8 +13,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from headrace.engine.source import Credit, Progress
 from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
 from headrace.nats import consumers
@@ -22,11 +20,11 @@ from headrace.nats.acks import Acks
 from headrace.nats.api import ApiError, nanoseconds
 from headrace.nats.blocks import decode
 from headrace.nats.message import Incarnation, JetStreamDelivery, numbers, plain, prefix_of
-from headrace.nats.pulls import EXPIRES, HEARTBEAT, Window
+from headrace.nats.pulls import Pulls
 from headrace.nats.requests import Silent
 from headrace.nats.standing import Standing
 from headrace.nats.streams import incarnation
-from headrace.nats.wire import Tap, publication, status
+from headrace.nats.wire import publication
 
 if TYPE_CHECKING:
     from headrace.engine.broker import Binding
@@ -40,7 +38,6 @@ __all__ = ["JetStreamSource"]
 
 log = logging.getLogger("headrace.nats")
 
-_encode = msgspec.json.Encoder().encode
 #: Seconds between looks at the consumer's and the stream's state.
 _LOOK_EVERY: Final = 10.0
 #: Seconds between renewals of the time to acknowledge, at most; where that time is short, a third of it.
@@ -74,11 +71,15 @@ class JetStreamSource:
         self._locate = locate
         self._wanted = wanted
         self._acks = Acks(self._connection)
-        self._window = Window()
+        self._pulls = Pulls(
+            self._connection,
+            arrived=self._arrived,
+            claim=self._claim,
+            displaced=self._displaced,
+            lost=self._recover,
+        )
         self._incarnation = Incarnation("", "")
         self._prefix = 0
-        self._tap: Tap | None = None
-        self._next_subject = b""
         self._ready = False
         self._closing = False
         self._failure: HeadraceError | None = None
@@ -88,7 +89,6 @@ class JetStreamSource:
         self._tending: asyncio.Task[None] | None = None
         self._attend = asyncio.Event()
         self._extend_every = _EXTEND_EVERY
-        self._oversize = False
         # A quarter of what the engine may hold at a time, so that some of it is in its hands while some arrives and some is
         # asked for. In larger batches the server would wait for us and we for the server, by turns.
         self._batch = max(1, (binding.prefetch.items + binding.concurrency) // 4)
@@ -137,25 +137,13 @@ class JetStreamSource:
         waits = [config.get("ack_wait") or 0, *(config.get("backoff") or [])]
         shortest = min((wait for wait in waits if wait), default=nanoseconds(consumers.ACK_WAIT))
         self.extend_every = self._extend_every = min(_EXTEND_EVERY, shortest / 3e9)
-        self._window.maximum_batch = config.get("max_batch") or 0
-        self._window.maximum_bytes = config.get("max_bytes") or 0
-        self._next_subject = f"{self._api.prefix}CONSUMER.MSG.NEXT.{found.stream}.{self._wanted.durable}".encode()
+        self._pulls.aim(
+            f"{self._api.prefix}CONSUMER.MSG.NEXT.{found.stream}.{self._wanted.durable}",
+            maximum_batch=config.get("max_batch") or 0,
+            maximum_bytes=config.get("max_bytes") or 0,
+        )
         self._prefix = 0
-        self._retap()
         self._ready = True
-
-    def _retap(self) -> None:
-        """A new reply subject for pulls: those that are open die with the old one. What it has received is kept."""
-        kept: list[tuple[bytes, bytes, bytes, bytes]] = []
-        if self._tap is not None:
-            kept = [message for message in self._tap.messages if message[1]]
-            self._connection.untap(self._tap)
-        self._tap = self._connection.tap(self._connection.new_inbox(), self._arrived)
-        self._tap.messages = kept
-        self._window.reset()
-        if kept:
-            self._window.sent(len(kept), sum(len(message[2]) + len(message[3]) for message in kept))
-        self._window.heard = asyncio.get_running_loop().time()
 
     # Fetching
 
@@ -169,7 +157,7 @@ class JetStreamSource:
             # Asked before what has arrived is decoded: the server works meanwhile.
             if not self._closing:
                 self._pull(credit)
-            while self._tap is not None and self._tap.messages:
+            while self._pulls.tap is not None and self._pulls.tap.messages:
                 batch = self._take(credit)
                 if batch:
                     return batch
@@ -199,24 +187,13 @@ class JetStreamSource:
         if waiting is not None:
             if not waiting.done():
                 waiting.set_result(None)
-        elif self._tap is not None and self._tap.messages and not self._tap.messages[-1][1]:
-            # Nobody fetches, but a state may say that we have lost what we hold.
-            states = [message for message in self._tap.messages if not message[1]]
-            self._tap.messages = [message for message in self._tap.messages if message[1]]
-            for _, _, headers, _ in states:
-                self._state(headers)
+        else:
+            self._pulls.look()
 
     def _take(self, credit: Credit) -> list[JetStreamDelivery]:
         """Decode what has arrived, within the credit, a batch at a time."""
-        assert self._tap is not None
-        tap = self._tap
-        messages = tap.messages
-        limit = min(credit.items, self._batch)
-        if len(messages) > limit:
-            tap.messages = messages[limit:]
-            del messages[limit:]
-        else:
-            tap.messages = []
+        tap = self._pulls.tap
+        messages = self._pulls.take(min(credit.items, self._batch))
         batch: list[JetStreamDelivery] = []
         size = 0
         room = credit.bytes
@@ -225,10 +202,11 @@ class JetStreamSource:
         reply = b""
         for position, (subject, reply_to, headers, body) in enumerate(messages):
             if not reply_to:
-                self._state(headers)
+                self._pulls.state(headers)
                 continue
             bytes_ = len(headers) + len(body) + len(subject)
             if size + bytes_ > room and batch:
+                assert tap is not None
                 tap.messages[:0] = messages[position:]
                 break
             reply = reply_to
@@ -252,9 +230,7 @@ class JetStreamSource:
             size += bytes_
         if batch:
             self._standing.last_reply = reply
-            self._window.took(len(batch), size)
-            self._window.heard = asyncio.get_running_loop().time()
-            self._oversize = False
+            self._pulls.took(len(batch), size)
             self._standing.detail = ""
         return batch
 
@@ -265,62 +241,12 @@ class JetStreamSource:
 
     def _pull(self, credit: Credit) -> None:
         """Ask for what the credit allows and is not asked for yet."""
-        if not self._ready:
-            return
-        if self._oversize and not self._window.items:
-            # The next message is larger than the bytes that are free: it alone, or it could never pass.
-            self._request(1, 0)
-            self._oversize = False
-            return
-        wanted = self._window.next(credit)
-        if wanted is not None:
-            self._request(*wanted)
-
-    def _request(self, items: int, size: int) -> None:
-        request: dict[str, Any] = {
-            "batch": items,
-            "expires": round(EXPIRES * 1e9),
-            "idle_heartbeat": round(HEARTBEAT * 1e9),
-            **self._claim(),
-        }
-        if size:
-            request["max_bytes"] = size
-        assert self._tap is not None
-        if self._connection.written(
-            publication(self._next_subject, self._tap._subject.encode(), b"", _encode(request))
-        ):
-            self._window.sent(items, size)
+        if self._ready:
+            self._pulls.ask(credit)
 
     def _claim(self) -> dict[str, str]:
         """What a pull says about its owner; nothing here, all replicas share."""
         return {}
-
-    def _state(self, headers: bytes) -> None:
-        """The server says how a pull stands."""
-        self._window.heard = asyncio.get_running_loop().time()
-        found = status(headers)
-        if found is None or found[0] == 100:
-            return
-        code, description, more = found
-        left = int(more.get("Nats-Pending-Messages", "0"))
-        if code == 503:
-            self._recover("the consumer does not answer")
-        elif code == 423:
-            self._window.ended(left)
-            self._displaced(description)
-        elif code == 409 and "deleted" in description.lower():
-            self._recover("the consumer was deleted")
-        elif code == 409 and ("leadership" in description.lower() or "shutdown" in description.lower()):
-            self._recover(description.lower())
-        elif code == 409 and "maxbytes" in description.lower().replace(" ", ""):
-            self._window.ended(left)
-            self._window.average *= 2
-            self._oversize = not self._window.items
-        elif code in (404, 408) or (code == 409 and "batch completed" in description.lower()):
-            self._window.ended(left)
-        else:
-            self._window.ended(left)
-            self._recover(f"the server answered {code} {description}")
 
     def _displaced(self, description: str) -> None:
         """Another owner is pinned; only a keyed source has any."""
@@ -365,7 +291,7 @@ class JetStreamSource:
             connected=connection.is_connected,
             lag_events=lag,
             lag_seconds=seconds,
-            last_progress=self._window.heard,
+            last_progress=self._pulls.window.heard,
             owner=None,
             reconnects=connection.reconnects,
             expired=self._standing.expired,
@@ -377,11 +303,11 @@ class JetStreamSource:
     def _connected(self) -> None:
         self._acks.again()
         if self._ready:
-            self._retap()
+            self._pulls.renew()
             self._wake()
 
     def _disconnected(self) -> None:
-        self._window.reset()
+        self._pulls.window.reset()
         self._wake()
 
     async def _tend(self) -> None:
@@ -398,7 +324,7 @@ class JetStreamSource:
                 continue
             try:
                 self._acks.barrier()
-                if self._window.items and self._ready and now - self._window.heard > 2.5 * HEARTBEAT:
+                if self._ready and self._pulls.silent(now):
                     self._recover("no heartbeat of an open pull")
                 if now - extended >= self._extend_every:
                     extended = now
@@ -412,8 +338,7 @@ class JetStreamSource:
 
     def _keep(self) -> None:
         """Extend what has arrived and is not fetched yet."""
-        if self._tap is not None:
-            self._acks.extend([message[1] for message in self._tap.messages if message[1]])
+        self._acks.extend(self._pulls.untaken())
 
     async def _watch(self, now: float) -> None:
         """A keyed source looks after its ownership here."""
@@ -435,7 +360,7 @@ class JetStreamSource:
         if self._recovering is not None or self._closing:
             return
         self._ready = False
-        self._window.reset()
+        self._pulls.window.reset()
         log.warning("%s: %s; looking after it", self.name, why)
         self._recovering = asyncio.get_running_loop().create_task(self._restore(why))
 
@@ -480,8 +405,7 @@ class JetStreamSource:
                     "%s: stream %s is another one than before; reading it from its start", self.name, found.stream
                 )
                 info = await self._ensure(stream)
-                if self._tap is not None:
-                    self._tap.messages = []
+                self._pulls.forget()
                 self._lost_stream()
         self._adopt(stream, info)
 
@@ -512,14 +436,9 @@ class JetStreamSource:
         ):
             if call in calls:
                 calls.remove(call)
-        if self._tap is not None:
-            tap = self._tap
-            self._connection.untap(tap)
-            self._give_back(tap)
-            self._tap = None
+        self._give_back(self._pulls.forget())
         await self._acks.flush(1.0)
 
-    def _give_back(self, tap: Tap) -> None:
-        replies = [message[1] for message in tap.messages if message[1]]
+    def _give_back(self, replies: list[bytes]) -> None:
         if replies:
             self._connection.written(b"".join(publication(reply, b"", b"", b"-NAK") for reply in replies))
