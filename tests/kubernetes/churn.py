@@ -63,6 +63,8 @@ class Churn:
     life: int = 0
     #: By the life that was killed: object's name to its saved (uid, version).
     saved: dict[int, dict[str, tuple[str, str]]] = field(default_factory=dict)
+    #: What was on record as about to be told when the app was killed: (uid, version).
+    begun: set[tuple[str, str]] = field(default_factory=set)
     made: int = 0
     removed: int = 0
 
@@ -131,6 +133,7 @@ class Churn:
             await store.close()
         entries = {name.rpartition("/")[2]: value.decode().split(" ") for name, value in found.items() if "/" in name}
         # A fourth word: handed over, and not finished.
+        self.begun |= {(words[0], words[1]) for words in entries.values() if len(words) == 4}
         return {name: (words[0], words[1]) for name, words in entries.items() if len(words) == 3}
 
     async def _kill_api(self) -> None:
@@ -235,7 +238,7 @@ class Churn:
             version = int(told.version)
             if told.how == "gone":
                 # No state, but an end: it names the last state that was stored, which a kill may have left behind.
-                if told.version not in versions.get(told.uid, ()):
+                if told.version not in versions.get(told.uid, ()) and (told.uid, told.version) not in self.begun:
                     wrong.append(f"an end at a version that was never told: {told}")
             elif version < newest.get(told.uid, 0):
                 wrong.append(f"older than what was told: {told}, after {newest[told.uid]}")
