@@ -5,7 +5,7 @@ import pytest
 from headrace.engine.delivery import ACK
 from headrace.kubernetes import Watch
 from tests.kubernetes.actor import Actor
-from tests.kubernetes.watching import Notebook, Watching, told, verb
+from tests.kubernetes.watching import Notebook, Watching, eventually, told, verb
 from tests.servers.apiserver import ApiServer
 
 
@@ -246,3 +246,17 @@ async def test_several_namespaces_are_watched_and_no_other(cluster: ApiServer, a
     assert {event["namespace"] for event in seen.events} == {actor.namespace, second.namespace}
     for made in (second, other):
         await made.close()
+
+
+async def test_memory_is_given_back_once_a_list_was_handled(
+    cluster: ApiServer, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("headrace.kubernetes.source.give_back", lambda: given.append(len(seen.events)))
+    for name in ("one", "two"):
+        await actor.configmap(name)
+    async with Watching(Watch("configmaps", namespace=actor.namespace, kubeconfig=str(cluster.kubeconfig))) as seen:
+        await eventually(lambda: given)
+        await actor.configmap("three")
+        await seen.until(told("three", "add"))
+    assert given == [2]

@@ -67,6 +67,9 @@ class Composer:
         resource: what is watched.
         previous: data is the object beside its previous state.
         knative: event types as Knative names them.
+
+    Attributes:
+        core_events: what is watched are core Events.
     """
 
     def __init__(self, server: str, resource: Resource, *, previous: bool, knative: bool) -> None:
@@ -74,7 +77,7 @@ class Composer:
         self._source = server + resource.path()
         self._types = _KNATIVE if knative else _TYPES
         self._previous = previous
-        self._is_event = resource.plural == "events" and resource.group in ("", "events.k8s.io")
+        self.core_events = resource.plural == "events" and resource.group in ("", "events.k8s.io")
         self._observed = -1.0
         self._time = ""
 
@@ -132,7 +135,7 @@ class Composer:
         return msgspec.json.encode({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata})
 
     def _when(self, delta: Delta) -> str:
-        if self._is_event and delta.raw is not None:
+        if self.core_events and delta.raw is not None:
             times = _times.decode(delta.raw)
             last = times.last_timestamp or times.deprecated_last_timestamp
             series = times.series.last_observed_time if times.series is not None else None

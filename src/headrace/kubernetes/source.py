@@ -118,7 +118,7 @@ class WatchSource:
         size = 0
         while backlog.ready and len(batch) < credit.items:
             delta = backlog.take()
-            if delta.verb == "delete" and self._is_core_event and not self._watch.expiry:
+            if delta.verb == "delete" and composer.core_events and not self._watch.expiry:
                 self._checkpoint.finish(delta)
                 backlog.done(delta.key)
                 continue
@@ -178,9 +178,8 @@ class WatchSource:
             self._backlog.put_back(delta)
         if self._backlog.ready:
             self._wake.set()
-        elif self._bulky and not self._out:
-            self._bulky = False
-            asyncio.get_running_loop().call_soon(give_back)
+        elif self._bulky:
+            self._lighten()
 
     async def record(self, deliveries: Sequence[Delivery]) -> None:
         """Save the failed attempts of these with the checkpoint. Raises `StoreUnavailable`."""
@@ -264,6 +263,14 @@ class WatchSource:
                 self._checkpoint.soon()
         if self._backlog.ready:
             self._wake.set()
+        elif self._bulky:
+            self._lighten()
+
+    def _lighten(self) -> None:
+        """A list has gone by, perhaps for good."""
+        if not self._out:
+            self._bulky = False
+            asyncio.get_running_loop().call_soon(give_back)
 
     def looked(self) -> None:
         """Nothing waits for an informer's state; `progress` reads it."""
@@ -287,11 +294,6 @@ class WatchSource:
             self._backlog.unblock(delta.key)
             if self._backlog.ready:
                 self._wake.set()
-
-    @property
-    def _is_core_event(self) -> bool:
-        resource = self._resource
-        return resource is not None and resource.plural == "events" and resource.group in ("", "events.k8s.io")
 
     def _is_behind_our_write(self, delta: Delta) -> bool:
         connection, resource = self._connection, self._resource
