@@ -39,6 +39,7 @@ class Saving:
         self._lock = asyncio.Lock()
         self._finished = 0
         self._news = False
+        self._away = False
         self._checkpointed = passing("checkpointed")
 
     def begin(self, delta: Delta) -> None:
@@ -51,11 +52,15 @@ class Saving:
         if not self._news:
             return
         self._news = False
+        if self._away:
+            self.soon()
+            return
         try:
             async with asyncio.timeout(_AT_MOST):
                 await self.now()
         except (StoreUnavailable, TimeoutError):
-            # Handlers go on without the store, which the engine's own flush reports.
+            # Handlers go on without the store, which the engine's own flush reports; nobody waits until it is back.
+            self._away = True
             self.soon()
 
     def finish(self, delta: Delta) -> None:
@@ -77,6 +82,7 @@ class Saving:
             finished, self._finished = self._finished, 0
             try:
                 await self.index.save()
+                self._away = False
             except BaseException:
                 self._finished += finished
                 raise
