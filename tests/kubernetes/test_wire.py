@@ -11,6 +11,7 @@ import pytest
 
 from headrace.errors import ConnectionFailed
 from headrace.kubernetes.client import Client
+from headrace.kubernetes.dialing import Place
 from headrace.kubernetes.kubeconfig import ClusterConfig
 
 Act = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
@@ -239,3 +240,18 @@ async def test_a_line_end_inside_a_credential_does_not_become_a_header() -> None
         with pytest.raises(ConnectionFailed, match="line end"):
             await client.request("GET", "/a", accept="x\r\nImpersonate-User: root")
     assert not heads
+
+
+@pytest.mark.parametrize(
+    ("server", "host"),
+    [
+        ("https://api.example.com", "api.example.com"),
+        ("https://api.example.com:443", "api.example.com"),
+        ("https://api.example.com:6443/k8s", "api.example.com:6443"),
+        ("http://localhost:80", "localhost"),
+        ("https://[fd00::1]:443", "[fd00::1]"),
+        ("https://[fd00::1]:6443", "[fd00::1]:6443"),
+    ],
+)
+def test_a_server_is_named_without_the_usual_port(server: str, host: str) -> None:
+    assert Place.of(server).header == host

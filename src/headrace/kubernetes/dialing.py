@@ -39,9 +39,17 @@ class Place(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """``host:port``, as requests name it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        """``host:port``, as a proxy is told it."""
+        return f"{self._bracketed}:{self.port}"
+
+    @property
+    def header(self) -> str:
+        """The value of ``Host``: without the port where it is the usual one."""
+        return self._bracketed if self.port == (443 if self.secure else 80) else self.authority
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def basic(user: str, password: str) -> str:

@@ -42,10 +42,10 @@ class Wire:
         self._proxy = None if proxy is None else Place.of(proxy)
         self._lines: set[_Line] = set()
         self._idle: list[_Line] = []
-        self._head = f"Host: {self._place.authority}\r\nUser-Agent: headrace\r\nAccept-Encoding: identity\r\n"
+        self._head = f"Host: {self._place.header}\r\nUser-Agent: headrace\r\nAccept-Encoding: identity\r\n"
         if self._proxy is not None and not self._place.secure:
             # A proxy is told where to; with TLS it tunnels.
-            self._prefix = f"http://{self._place.authority}{self._prefix}"
+            self._prefix = f"http://{self._place.header}{self._prefix}"
             if self._proxy.authorization:
                 self._head += f"Proxy-Authorization: {self._proxy.authorization}\r\n"
 
