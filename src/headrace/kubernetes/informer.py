@@ -46,9 +46,6 @@ class Subscriber(Protocol):
     def facts(self, selection: Selection, facts: list[Fact]) -> None:
         """Facts in the server's order. Must not block."""
 
-    def looked(self) -> None:
-        """The informer's state may have changed (`Informer.connected`, `Informer.trouble`)."""
-
 
 class Informer:
     """One list and watch.
@@ -256,8 +253,6 @@ class Informer:
                 _log.warning("watch of %s: %s", self.selection.resource, trouble)
             else:
                 _log.info("watch of %s: recovered", self.selection.resource)
-        for subscriber in self._subscribers:
-            subscriber.looked()
 
     def _path(self) -> str:
         return self.resource.path(self.selection.namespace)

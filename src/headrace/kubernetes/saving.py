@@ -64,10 +64,10 @@ class Saving:
             self.soon()
 
     def finish(self, delta: Delta) -> None:
-        """A change was handled to its end."""
+        """A change was handled to its end. It is saved when the engine flushes what was settled; where nothing was, by
+        `soon`."""
         self.index.finish(delta)
         self._finished += 1
-        self.soon()
 
     def soon(self) -> None:
         """Save within moments, where there is something to save."""

@@ -120,6 +120,7 @@ class WatchSource:
             delta = backlog.take()
             if delta.verb == "delete" and composer.core_events and not self._watch.expiry:
                 self._checkpoint.finish(delta)
+                self._checkpoint.soon()
                 backlog.done(delta.key)
                 continue
             held = composer.size(delta)
@@ -272,12 +273,10 @@ class WatchSource:
             self._bulky = False
             asyncio.get_running_loop().call_soon(give_back)
 
-    def looked(self) -> None:
-        """Nothing waits for an informer's state; `progress` reads it."""
-
     def _take_in(self, delta: Delta, selection: Selection) -> None:
         if delta.initial and not self._watch.initial:
             self._checkpoint.finish(delta)
+            self._checkpoint.soon()
             return
         self._backlog.add(delta)
         if delta.verb == "delete" and (selection.labels or selection.fields):
