@@ -10,8 +10,7 @@ import pytest
 
 from headrace.errors import ConnectionFailed
 from headrace.kubernetes import Watch
-from headrace.kubernetes.client import Client
-from headrace.kubernetes.dialing import _socket
+from headrace.kubernetes.client import Client, _socket
 from headrace.kubernetes.kubeconfig import ClusterConfig
 from headrace.kubernetes.objects import Bookmark, Object, Page
 from headrace.kubernetes.reflector import Present, Reflector, Replaced, Timing
@@ -145,7 +144,7 @@ def test_sockets_notice_a_dead_peer_by_themselves() -> None:
 
 
 async def test_a_server_that_never_finishes_the_handshake_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.kubernetes.dialing.CONNECT", 0.2)
+    monkeypatch.setattr("headrace.kubernetes.client._CONNECT", 0.2)
     held: list[asyncio.StreamWriter] = []
 
     async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

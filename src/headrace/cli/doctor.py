@@ -33,8 +33,7 @@ PACKAGES: Final = {
     "confluent-kafka": "kafka://",
     "psycopg": "postgresql://",
     "redis": "redis://",
-    "PyYAML": "Kubernetes",
-    "aiohttp": "HTTP sinks",
+    "aiohttp": "Kubernetes and HTTP sinks",
     "opentelemetry-api": "traces",
 }
 

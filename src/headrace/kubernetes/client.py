@@ -1,33 +1,41 @@
 """The thin client: requests and streams to one API server, with its credentials, TLS, proxy and refusals.
 
 It knows paths and bytes, not resources. Every refusal is an `ApiError`, everything that never reached the server or
-broke on the way a `ConnectionFailed`. One client serves every watch and every
+broke on the way a `ConnectionFailed`; nothing of the HTTP library gets out. One client serves every watch and every
 action of a process on one cluster.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
-from urllib.parse import urlencode, urlsplit
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
 
 from headrace.errors import ConfigurationError, ConnectionFailed
 from headrace.kubernetes.credentials import Credentials
 from headrace.kubernetes.kubeconfig import ClusterConfig
 from headrace.kubernetes.status import ApiError, Status, decode_status
-from headrace.kubernetes.wire import Reply, Wire
 
 __all__ = ["Answer", "Client", "Query"]
 
 Query = Sequence[tuple[str, str]]
 
+#: Seconds to connect, TLS included.
+_CONNECT: Final = 10.0
 #: Seconds for a whole request that is no watch.
 _REQUEST: Final = 60.0
+#: A dead peer is noticed within idle + interval × count = 30 s, even on a connection where nothing is sent.
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 15, 5, 3
 
 
 class Client:
@@ -42,11 +50,15 @@ class Client:
         self.cluster = cluster
         self.trouble = ""
         self._credentials = credentials or Credentials(cluster)
-        self._wire = Wire(cluster.server, name=cluster.tls_server_name, proxy=_proxy(cluster))
+        self._base = cluster.server
+        self._proxy = _proxy(cluster)
+        self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close every connection."""
-        self._wire.close()
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
 
     async def request(
         self,
@@ -90,7 +102,7 @@ class Client:
         as `request`."""
         answer = await self._open(method, path, query, body, content_type, accept, timeout)
         if answer.status == 401:
-            answer.close()
+            answer.release()
             try:
                 await self._credentials.refused()
             except ConnectionFailed as error:
@@ -108,7 +120,7 @@ class Client:
 
     async def _open(
         self, method: str, path: str, query: Query, body: bytes | None, content_type: str, accept: str, timeout: float
-    ) -> Reply:
+    ) -> aiohttp.ClientResponse:
         try:
             await self._credentials.prepare()
         except ConnectionFailed as error:
@@ -117,27 +129,33 @@ class Client:
         headers: list[tuple[str, str]] = [("Accept", accept), *self._credentials.headers]
         if body is not None:
             headers.append(("Content-Type", content_type))
+        if self._session is None:
+            self._session = _session()
+        tls = self._credentials.tls
         try:
-            return await self._wire.request(
+            return await self._session.request(
                 method,
-                f"{path}?{urlencode(query)}" if query else path,
+                _url(self._base, path, query),
+                data=body,
                 headers=headers,
-                body=body,
-                tls=self._credentials.tls,
-                timeout=timeout,
+                ssl=True if tls is None else tls,
+                server_hostname=self.cluster.tls_server_name,
+                proxy=self._proxy,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT),
             )
-        except OSError as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
             raise self.failed(f"{method} {path}", error) from error
 
-    def failed(self, what: str, error: OSError) -> ConnectionFailed:
-        """What the wire raised, as ours; noted as the client's trouble."""
-        self.trouble = f"{what} at {self.cluster.server}: {_reason(error)}"
+    def failed(self, what: str, error: BaseException) -> ConnectionFailed:
+        """What the HTTP library raised, as ours; noted as the client's trouble."""
+        self.trouble = f"{what} at {self._base}: {_reason(error)}"
         return ConnectionFailed(self.trouble)
 
-    async def _refusal(self, method: str, path: str, answer: Reply) -> ApiError:
+    async def _refusal(self, method: str, path: str, answer: aiohttp.ClientResponse) -> ApiError:
         try:
-            body = await answer.read(64 * 1024)
-        except OSError:
+            body = await answer.content.read(64 * 1024)
+        except (aiohttp.ClientError, TimeoutError, OSError):
             body = b""
         status: Status = decode_status(body, answer.status)
         error = ApiError(status, f"{method} {path}", retry_after=_retry_after(answer.headers))
@@ -149,34 +167,69 @@ class Client:
 class Answer:
     """An accepted request's body, to be read once."""
 
-    def __init__(self, client: Client, reply: Reply, what: str) -> None:
+    def __init__(self, client: Client, response: aiohttp.ClientResponse, what: str) -> None:
         self._client = client
-        self._reply = reply
+        self._response = response
         self._what = what
 
     async def read(self) -> bytes:
         """All of it. Raises `ConnectionFailed` where it breaks off or takes too long."""
         try:
-            return await self._reply.read()
-        except OSError as error:
+            return await self._response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._client.failed(self._what, error) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """What arrives, as it arrives. Raises as `read`; ends where the server ended it properly."""
+        content = self._response.content
         try:
-            while chunk := await self._reply.some():
+            while chunk := await content.readany():
                 yield chunk
-        except OSError as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._client.failed(self._what, error) from error
 
 
-def _reason(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return "timed out"
-    if isinstance(error, ssl.SSLError) or error.errno is None:
-        return str(error) or repr(error)
-    # A resolver's errors have numbers of their own, and words.
-    return str(error.strerror) if error.errno < 0 else os.strerror(error.errno)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        # Its own words name objects in memory.
+        return f"cannot connect: {error.os_error.strerror or error.os_error}"
+    return str(error) or repr(error)
+
+
+def _session() -> aiohttp.ClientSession:
+    # Without a limit: watches hold their connections for minutes, and must never starve each other or a repair.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=_socket)
+    return aiohttp.ClientSession(
+        connector=connector,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # Lists of megabytes cost more to unpack than to move; watches are never compressed.
+        headers={"User-Agent": "headrace", "Accept-Encoding": "identity"},
+        read_bufsize=1 << 18,
+    )
+
+
+def _socket(address: Any) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", _KEEPALIVE_COUNT),
+    ):
+        if hasattr(socket, option):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return made
+
+
+def _url(base: str, path: str, query: Query) -> URL:
+    url = URL(base + path, encoded=True)
+    return url.with_query(list(query)) if query else url
 
 
 def _proxy(cluster: ClusterConfig) -> str | None:
@@ -205,7 +258,7 @@ def _http_proxy(url: str) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    value = headers.get("retry-after", "")
+    value = headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
     if not value:

@@ -99,8 +99,14 @@ class Watch:
 
     def bind(self, binding: Binding) -> WatchSource:
         """The source for one handler. Raises `ConfigurationError` for field paths that are none."""
-        from headrace.kubernetes.source import WatchSource
-
+        try:
+            from headrace.kubernetes.source import WatchSource
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("headrace"):
+                raise
+            raise ConfigurationError(
+                f"handler {binding.handler!r}: {self!r} needs the module {error.name!r}; install headrace[kubernetes]"
+            ) from error
         return WatchSource(self, binding)
 
     def rules(self, resource: Resource, own_namespace: str) -> list[Rule]:
