@@ -82,6 +82,11 @@ class Backlog:
         change = queue.popleft()
         if not queue:
             del self._queues[key]
+        if not self._ready:
+            # A dict keeps the room of all it ever held, and the first key is looked for from its beginning.
+            self._ready.clear()
+            if not self._queues:
+                self._queues.clear()
         self._forget(change)
         self._out.add(key)
         return change
