@@ -2,6 +2,7 @@
 
 import pytest
 
+from headrace import App
 from headrace.errors import ConfigurationError
 from headrace.kafka.settings import consumer_options, parse, producer_options
 
@@ -75,3 +76,15 @@ def test_the_new_group_protocol_is_sent_none_of_the_settings_that_it_refuses() -
     config = consumer_options(connection, {"group.protocol": "consumer"}, group="g")
     assert config["group.protocol"] == "consumer"
     assert not {"session.timeout.ms", "partition.assignment.strategy", "heartbeat.interval.ms"} & set(config)
+
+
+@pytest.mark.parametrize("option", ["no.such.option=5", "socket.timeout.ms=soon", "ssl.ca.location=/no/such/file.pem"])
+async def test_an_option_that_librdkafka_refuses_ends_the_start_at_once(option: str) -> None:
+    app = App("shop", broker=f"kafka://127.0.0.1:1?{option}", store="memory://", ready_within=600.0)
+
+    @app.on("order.created")
+    async def bill(order: dict[str, str]) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"librdkafka refuses .*" + option.partition("=")[0]):
+        async with app.running():
+            raise AssertionError("it must not run")

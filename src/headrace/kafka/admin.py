@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from headrace.kafka.client_log import client_log
 from headrace.kafka.completed import NO_TOPIC_ID
-from headrace.kafka.faults import is_missing_topic
+from headrace.kafka.faults import is_missing_topic, refused_configuration
 
 __all__ = ["EARLIEST", "LATEST", "Admin", "TopicFacts", "Where"]
 
@@ -47,13 +47,17 @@ class Admin:
 
     @property
     def client(self) -> Any:
-        """The confluent-kafka AdminClient."""
+        """The confluent-kafka AdminClient. Raises `ConfigurationError` for options that it refuses."""
         with self._lock:
             if self._made is None:
+                from confluent_kafka import KafkaException
                 from confluent_kafka.admin import AdminClient
 
                 config: Any = {**self._config, "error_cb": self._on_error, "logger": client_log}
-                self._made = AdminClient(config)
+                try:
+                    self._made = AdminClient(config)
+                except KafkaException as error:
+                    raise refused_configuration(f"kafka://{config['bootstrap.servers']}", error) from error
             return self._made
 
     @property

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from headrace.errors import StoreUnavailable
+from headrace.kafka.client_log import client_log
 from headrace.kafka.faults import code_of, text_of
 
 __all__ = ["CompactedTopic"]
@@ -53,7 +54,7 @@ class CompactedTopic:
         with self.lock:
             try:
                 if self._consumer is None:
-                    self._consumer = Consumer(self._config)
+                    self._consumer = Consumer({**self._config, "logger": client_log})
                 self._consumer.assign([TopicPartition(self.topic, 0, offset)])
                 try:
                     yield self._consumer

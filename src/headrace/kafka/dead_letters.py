@@ -306,7 +306,8 @@ def fetch_original(
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
     offset = int(origin["offset"])
-    consumer = Consumer({**config, "group.id": "headrace-reader", "enable.partition.eof": "true"})
+    config = {**config, "group.id": "headrace-reader", "enable.partition.eof": "true"}
+    consumer = Consumer({**config, "logger": client_log})
     try:
         consumer.assign([TopicPartition(str(origin["topic"]), int(origin["partition"]), offset)])
         message = consumer.poll(10.0)

@@ -6,6 +6,7 @@ error callback. Everything that turns a code into one of our errors is here.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, PublishFailed, RefusedError
@@ -16,14 +17,15 @@ __all__ = [
     "is_authentication",
     "is_fatal",
     "is_missing_topic",
+    "is_refused_certificate",
     "publish_failed",
+    "refused_configuration",
     "text_of",
 ]
 
 # Codes by number, so that this module needs no client at import; negative ones are librdkafka's own.
 _AUTHENTICATION: Final = frozenset({-169, 58})  # _AUTHENTICATION, SASL_AUTHENTICATION_FAILED
 _UNSUPPORTED_MECHANISM: Final = 33
-_TLS: Final = -181  # _SSL
 _FATAL: Final = -150
 _FENCED_INSTANCE: Final = 82
 _UNRELEASED_INSTANCE: Final = 111
@@ -34,6 +36,10 @@ _GROUP_DENIED: Final = 30
 _CLUSTER_DENIED: Final = 31
 _TOO_LARGE: Final = frozenset({10, 18})  # MSG_SIZE_TOO_LARGE, RECORD_LIST_TOO_LARGE
 _REFUSED_RECORD: Final = frozenset({2, 32, 44, 87, 17})  # corrupt, bad timestamp, policy, INVALID_RECORD, bad topic
+#: Only OpenSSL's words tell a certificate that one side does not accept from a handshake that broke off: ours of the broker's,
+#: or the broker's alert about ours (RFC 8446, section 6.2: bad, unsupported, revoked, expired, unknown, of an unknown
+#: authority, required).
+_CERTIFICATE: Final = re.compile(r"certificate verify failed|alert number (4[2-6]|48|116)\b")
 _UNSUPPORTED_PROTOCOL: Final = frozenset({35, 23})  # UNSUPPORTED_VERSION, INCONSISTENT_GROUP_PROTOCOL
 
 
@@ -55,6 +61,16 @@ def is_authentication(error: Any) -> bool:
     """The server refused who we are; no waiting mends it."""
     code = code_of(error)
     return code in _AUTHENTICATION or code == _UNSUPPORTED_MECHANISM
+
+
+def is_refused_certificate(error: Any) -> bool:
+    """A side does not accept the other's certificate; at a start no waiting mends it."""
+    return _CERTIFICATE.search(text_of(error)) is not None
+
+
+def refused_configuration(where: str, error: Any) -> ConfigurationError:
+    """librdkafka makes no client of these options."""
+    return ConfigurationError(f"{where}: librdkafka refuses the configuration: {text_of(error)}")
 
 
 def is_missing_topic(error: Any) -> bool:

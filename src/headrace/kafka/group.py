@@ -17,11 +17,18 @@ from concurrent.futures import Future
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
+from headrace.errors import ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.client_log import client_log
 from headrace.kafka.crossing import Ended, Failed, Item, Told
-from headrace.kafka.faults import code_of, fatal_for_consumer, is_fatal, is_missing_topic, text_of
+from headrace.kafka.faults import (
+    code_of,
+    fatal_for_consumer,
+    is_fatal,
+    is_missing_topic,
+    refused_configuration,
+    text_of,
+)
 from headrace.kafka.ownership import Ownership
 from headrace.kafka.partition import Partition
 from headrace.kafka.start import Start
@@ -213,7 +220,7 @@ class Group:
         try:
             consumer = Consumer({**self._config, "error_cb": self._on_error, "logger": client_log})
         except KafkaException as error:
-            raise ConfigurationError(f"{self.name}: librdkafka refuses the configuration: {text_of(error)}") from error
+            raise refused_configuration(self.name, error) from error
         own = self.ownership
         consumer.subscribe(self._topics, on_assign=own.on_assign, on_revoke=own.on_revoke, on_lost=own.on_lost)
         return consumer

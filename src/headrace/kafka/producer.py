@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from headrace.engine.sink import Published
 from headrace.errors import PublishFailed
 from headrace.kafka.client_log import client_log
-from headrace.kafka.faults import publish_failed, text_of
+from headrace.kafka.faults import publish_failed, refused_configuration, text_of
 
 __all__ = ["Producer", "Record"]
 
@@ -78,14 +78,17 @@ class Producer:
 
     def _made(self) -> Any:
         if self._client is None or self._fatal:
-            from confluent_kafka import Producer
+            from confluent_kafka import KafkaException, Producer
 
             if self._client is not None:
                 log.error("the Kafka producer cannot go on and is replaced: %s", self._fatal)
                 self._client.purge()
                 self._client.poll(0)
                 self._fatal = ""
-            self._client = Producer({**self._config, "error_cb": self._on_error, "logger": client_log})
+            try:
+                self._client = Producer({**self._config, "error_cb": self._on_error, "logger": client_log})
+            except KafkaException as error:
+                raise refused_configuration("the Kafka producer", error) from error
             self._loop = asyncio.get_running_loop()
         return self._client
 

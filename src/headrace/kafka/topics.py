@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Admin, TopicFacts
-from headrace.kafka.faults import code_of, is_authentication, text_of
+from headrace.kafka.faults import code_of, is_authentication, is_refused_certificate, text_of
 
 __all__ = ["Shape", "differences", "ensure", "reach"]
 
@@ -128,13 +128,16 @@ async def reach(admin: Admin, errors: list[Any], url: str, *, seconds: float) ->
     ``errors``.
 
     Raises:
-        ConnectionFailed: no answer in time, or the credentials are refused.
+        ConnectionFailed: no answer in time, or the credentials or a certificate are refused.
+        ConfigurationError: librdkafka refuses an option.
     """
     deadline = time.monotonic() + seconds
     while True:
         last: Exception | None = None
         try:
             await asyncio.to_thread(admin.reachable, max(0.05, min(1.0, deadline - time.monotonic())))
+        except HeadraceError:
+            raise
         except Exception as error:  # noqa: BLE001 - judged below
             last = error
         else:
@@ -142,6 +145,9 @@ async def reach(admin: Admin, errors: list[Any], url: str, *, seconds: float) ->
         refused = next((error for error in [*errors, last] if is_authentication(error)), None)
         if refused is not None:
             raise ConnectionFailed(f"{url} refused the credentials: {text_of(refused)}")
+        stranger = next((error for error in errors if is_refused_certificate(error)), None)
+        if stranger is not None:
+            raise ConnectionFailed(f"{url}: a certificate was refused: {text_of(stranger)}")
         if time.monotonic() >= deadline:
             cause = text_of(errors[-1] if errors else last)
             raise ConnectionFailed(f"{url} did not answer within {seconds:g} s: {cause}")
