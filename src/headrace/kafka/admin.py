@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from headrace.kafka.client_log import client_log
 from headrace.kafka.completed import NO_TOPIC_ID
 from headrace.kafka.faults import is_missing_topic, refused_configuration
 
-__all__ = ["EARLIEST", "LATEST", "Admin", "TopicFacts", "Where"]
+__all__ = ["EARLIEST", "LATEST", "Admin", "TopicFacts", "Where", "sound"]
 
 log = logging.getLogger("headrace.kafka")
 
@@ -24,6 +24,8 @@ log = logging.getLogger("headrace.kafka")
 Where = tuple[str, int]
 EARLIEST: Final = "earliest"
 LATEST: Final = "latest"
+#: Seconds within which a client is new.
+_FRESH: Final = 1.0
 _NO_UUID: Final = ("", "AAAAAAAAAAAAAAAAAAAAAA")
 
 
@@ -44,6 +46,7 @@ class Admin:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._made: Any = None
+        self._since = 0.0
 
     @property
     def client(self) -> Any:
@@ -54,6 +57,7 @@ class Admin:
                 from confluent_kafka.admin import AdminClient
 
                 config: Any = {**self._config, "error_cb": self._on_error, "logger": client_log}
+                self._since = time.monotonic()
                 try:
                     self._made = AdminClient(config)
                 except KafkaException as error:
@@ -75,13 +79,15 @@ class Admin:
         finally:
             client.poll(0)
 
-    def refresh(self, seconds: float) -> None:
-        """Have the client ask anew who leads and controls the cluster: where it once heard of no controller it waits for one
-        and does not ask. Whether a broker answers within ``seconds`` is seen at the next question."""
-        from confluent_kafka import KafkaException
-
-        with suppress(KafkaException):
-            self.client.list_topics(timeout=seconds)
+    def renew(self) -> None:
+        """Ask with a new client from now on: one that heard of no controller or leader while the brokers came back waits for
+        them, some for minutes, and does not ask again. For several threads at once one is made."""
+        old = None
+        with self._lock:
+            if time.monotonic() - self._since > _FRESH:
+                old, self._made = self._made, None
+        # The last reference ends its threads, which takes a moment, outside the lock.
+        del old
 
     def names(self) -> list[str]:
         """Every topic that this user may see."""
@@ -129,7 +135,7 @@ class Admin:
 
     def offsets(self, wheres: Iterable[Where], spec: str) -> dict[Where, int]:
         """The first (`EARLIEST`) or next (`LATEST`) offset of each partition."""
-        from confluent_kafka import IsolationLevel, TopicPartition
+        from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 
         specs = self._kinds.OffsetSpec
         wanted = specs.earliest() if spec == EARLIEST else specs.latest()
@@ -139,7 +145,15 @@ class Admin:
         asked = self.client.list_offsets(
             question, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._timeout
         )
-        return {(tp.topic, tp.partition): future.result(self._timeout + 1).offset for tp, future in asked.items()}
+        found = {(tp.topic, tp.partition): future.result(self._timeout + 1).offset for tp, future in asked.items()}
+        unknown = [where for where, offset in found.items() if offset < 0]
+        if unknown:
+            # It comes as a success, for a partition whose leader is not there at this moment.
+            topic, number = unknown[0]
+            raise KafkaException(
+                KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"no offset of partition {number} of topic {topic}")
+            )
+        return found
 
     def groups(self) -> list[str]:
         """The ids of all consumer groups that this user may see."""
@@ -152,7 +166,7 @@ class Admin:
         A consumer asks, which joins nothing: librdkafka 2.16 crashes where its admin client asks for offsets while the
         group's coordinator moves or has just started.
         """
-        from confluent_kafka import Consumer, KafkaException, TopicPartition
+        from confluent_kafka import Consumer, TopicPartition
 
         config: Any = {**self._config, "group.id": group, "enable.auto.commit": False, "error_cb": self._on_error}
         consumer = Consumer({**config, "logger": client_log})
@@ -162,9 +176,21 @@ class Admin:
         finally:
             consumer.close()
         found: dict[Where, tuple[int, str]] = {}
-        for tp in answer:
-            if tp.error is not None:
-                raise KafkaException(tp.error)
+        for tp in sound(answer):
             if tp.offset >= 0:
                 found[tp.topic, tp.partition] = (tp.offset, tp.metadata or "")
         return found
+
+
+def sound(answer: Sequence[Any]) -> Sequence[Any]:
+    """The partitions of an answer, none of which has an error: one with an error tells no offset, and is not one without.
+
+    Raises:
+        KafkaException: the first error.
+    """
+    from confluent_kafka import KafkaException
+
+    for tp in answer:
+        if tp.error is not None:
+            raise KafkaException(tp.error)
+    return answer

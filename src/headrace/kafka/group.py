@@ -112,6 +112,8 @@ class Group:
         #: The next offset of each partition's log, a second old at most.
         self.ends: dict[Where, int] = {}
         self._read_out: list[Ended] = []
+        #: Partitions that are not read from where they were to be; tried until it is known from where.
+        self._astray: set[Where] = set()
         self._seen: dict[str, float] = {}
         self._thread: threading.Thread | None = None
         self._calls: deque[tuple[Callable[[Any], Any], Future[Any]]] = deque()
@@ -247,6 +249,7 @@ class Group:
         if self.polled - self._looked >= 1.0:
             self._looked = self.polled
             self._look_at_ends()
+            self._set_right()
             if self._down and not messages:
                 self._look_for_brokers()
         if messages:
@@ -339,7 +342,8 @@ class Group:
         """An error that came in place of a message."""
         code = code_of(error)
         if code in _OFFSET_OUT_OF_RANGE and message.topic() is not None:
-            self.ownership.restart(self.consumer, (message.topic(), message.partition()))
+            self._astray.add((message.topic(), message.partition()))
+            self._set_right()
             return
         fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
         if fatal is not None:
@@ -355,6 +359,21 @@ class Group:
             self._tell_now_and_then("the group put this member out because its loop stood still; it joins again")
         else:
             log.info("%s: %s", self.name, text_of(error))
+
+    def _set_right(self) -> None:
+        """Find anew where to read partitions from whose log does not have the offset that was asked for."""
+        for where in list(self._astray):
+            try:
+                self.ownership.restart(self.consumer, where)
+            except HeadraceError:
+                raise
+            except Exception as error:
+                fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
+                if fatal is not None:
+                    raise fatal from error
+                self._tell_now_and_then(f"where partition {where[1]} begins could not be asked: {text_of(error)}")
+                return
+            self._astray.discard(where)
 
     def _note_joined(self) -> None:
         self.connected = True

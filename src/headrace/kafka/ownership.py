@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from headrace.errors import HeadraceError
-from headrace.kafka.admin import EARLIEST, Admin, Where
+from headrace.kafka.admin import EARLIEST, Admin, Where, sound
 from headrace.kafka.committing import EVERY, Commit, commit_all, may_commit_later
 from headrace.kafka.crossing import Assigned, Failed, Item, Revocation, Told
 from headrace.kafka.faults import fatal_for_consumer, text_of
@@ -94,7 +94,7 @@ class Ownership:
                 self._tell(f"the committed offsets could not be read; asking again: {text_of(error)}")
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)
-                self._admin.refresh(1.0)
+                self._admin.renew()
         by_where = {partition.key: partition for partition in partitions}
         for tp in tps:
             if (tp.topic, tp.partition) in by_where:
@@ -134,11 +134,11 @@ class Ownership:
         if missing:
             log.warning("%s: topic %s has gone while its partitions were assigned", self.name, missing[0])
         answer = consumer.committed([TopicPartition(*where) for where in sorted(asked | set(wheres))], timeout=10.0)
-        committed = {(tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in answer if tp.offset >= 0}
+        committed = {(tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in sound(answer) if tp.offset >= 0}
 
         def by_time(late: Sequence[Where], milliseconds: int) -> dict[Where, int]:
             found = consumer.offsets_for_times([TopicPartition(*where, milliseconds) for where in late], timeout=10.0)
-            return {(tp.topic, tp.partition): tp.offset for tp in found}
+            return {(tp.topic, tp.partition): tp.offset for tp in sound(found)}
 
         return find_start(
             [where for where in wheres if where[0] not in missing],
