@@ -10,13 +10,18 @@ from headrace.kafka.admin import EARLIEST, Admin, sound
 
 
 class Client:
-    """Answers as the admin client does while a partition has no leader: with success, and with no offset."""
+    """Answers as the admin client does while partition 1 has no leader: with success, and with no offset."""
+
+    def __init__(self, leaderless: int) -> None:
+        self.leaderless = leaderless
 
     def list_offsets(self, question: dict[TopicPartition, Any], **options: Any) -> dict[TopicPartition, Any]:
         answers = {}
         for tp in question:
             answers[tp] = future = Future[Any]()
-            future.set_result(Result(7 if tp.partition == 0 else -1001))
+            away = tp.partition == 1 and self.leaderless > 0
+            future.set_result(Result(-1001 if away else 7))
+        self.leaderless -= 1
         return answers
 
 
@@ -25,12 +30,20 @@ class Result:
         self.offset = offset
 
 
+def admin(client: Client) -> Admin:
+    admin = Admin({}, print, timeout=0.2)
+    admin._made = client
+    return admin
+
+
+def test_the_end_of_a_log_is_asked_for_until_its_partition_has_a_leader() -> None:
+    found = admin(Client(2)).offsets([("orders", 0), ("orders", 1)], EARLIEST)
+    assert found == {("orders", 0): 7, ("orders", 1): 7}
+
+
 def test_an_end_of_a_log_that_was_not_told_is_an_error() -> None:
-    admin = Admin({}, print)
-    admin._made = Client()
-    assert admin.offsets([("orders", 0)], EARLIEST) == {("orders", 0): 7}
     with pytest.raises(KafkaException, match="partition 1 of topic orders"):
-        admin.offsets([("orders", 0), ("orders", 1)], EARLIEST)
+        admin(Client(1000)).offsets([("orders", 0), ("orders", 1)], EARLIEST)
 
 
 def test_a_partition_with_an_error_is_not_one_without_a_commit() -> None:

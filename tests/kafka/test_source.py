@@ -260,9 +260,9 @@ async def test_a_fast_producer_does_not_fill_the_memory_of_a_slow_consumer(at: H
     await reader.take(10, credit=Credit(10, 1 << 20))
     group = reader.source._group
     assert group is not None
-    await until(lambda: not group.has_room())
+    await until(lambda: not group.room.free)
     await until(lambda: group.ownership.paused)
-    held = group.crossed_bytes - group.taken_bytes
+    held = group.room.crossed_bytes - group.room.taken_bytes
     assert held < 16 * 1024 * 1024 + 2000 * 30_000 // 4
     # And it goes on when there is room.
     reader.got.clear()

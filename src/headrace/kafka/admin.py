@@ -24,6 +24,8 @@ log = logging.getLogger("headrace.kafka")
 Where = tuple[str, int]
 EARLIEST: Final = "earliest"
 LATEST: Final = "latest"
+#: Seconds between questions to a partition that has no leader.
+_LEADER_POLL: Final = 0.05
 #: Seconds within which a client is new.
 _FRESH: Final = 1.0
 _NO_UUID: Final = ("", "AAAAAAAAAAAAAAAAAAAAAA")
@@ -134,25 +136,33 @@ class Admin:
         return {key: entry.value for key, entry in asked[resource].result(self._timeout + 1).items()}
 
     def offsets(self, wheres: Iterable[Where], spec: str) -> dict[Where, int]:
-        """The first (`EARLIEST`) or next (`LATEST`) offset of each partition."""
+        """The first (`EARLIEST`) or next (`LATEST`) offset of each partition. One without a leader is waited for."""
         from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 
         specs = self._kinds.OffsetSpec
         wanted = specs.earliest() if spec == EARLIEST else specs.latest()
-        question = {TopicPartition(topic, number): wanted for topic, number in wheres}
-        if not question:
-            return {}
-        asked = self.client.list_offsets(
-            question, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._timeout
-        )
-        found = {(tp.topic, tp.partition): future.result(self._timeout + 1).offset for tp, future in asked.items()}
-        unknown = [where for where, offset in found.items() if offset < 0]
-        if unknown:
-            # It comes as a success, for a partition whose leader is not there at this moment.
-            topic, number = unknown[0]
-            raise KafkaException(
-                KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"no offset of partition {number} of topic {topic}")
+        left = set(wheres)
+        found: dict[Where, int] = {}
+        end = time.monotonic() + self._timeout
+        while left:
+            asked = self.client.list_offsets(
+                {TopicPartition(*where): wanted for where in left},
+                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=self._timeout,
             )
+            answers = {(tp.topic, tp.partition): future.result(self._timeout + 1) for tp, future in asked.items()}
+            # An offset below zero comes as a success, for a partition whose leader is not there at this moment.
+            found.update((where, answer.offset) for where, answer in answers.items() if answer.offset >= 0)
+            left.difference_update(found)
+            if left:
+                if time.monotonic() > end:
+                    topic, number = min(left)
+                    raise KafkaException(
+                        KafkaError(
+                            KafkaError.LEADER_NOT_AVAILABLE, f"partition {number} of topic {topic} has no leader"
+                        )
+                    )
+                time.sleep(_LEADER_POLL)
         return found
 
     def groups(self) -> list[str]:

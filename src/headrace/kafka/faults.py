@@ -54,7 +54,9 @@ def text_of(error: Any) -> str:
     """librdkafka's text and the name of the code."""
     inner = error.args[0] if isinstance(error, Exception) and error.args else error
     name = getattr(inner, "name", None)
-    return f"{inner.str()} ({name()})" if callable(name) else str(error)
+    if callable(name):
+        return f"{inner.str()} ({name()})"
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error)
 
 
 def is_authentication(error: Any) -> bool:

@@ -17,8 +17,9 @@ from concurrent.futures import Future
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from headrace.errors import ConnectionFailed, HeadraceError
+from headrace.errors import HeadraceError
 from headrace.kafka.admin import Admin, Where
+from headrace.kafka.calls import Calls
 from headrace.kafka.client_log import client_log
 from headrace.kafka.crossing import Ended, Failed, Item, Told
 from headrace.kafka.faults import (
@@ -31,6 +32,7 @@ from headrace.kafka.faults import (
 )
 from headrace.kafka.ownership import Ownership
 from headrace.kafka.partition import Partition
+from headrace.kafka.room import Room
 from headrace.kafka.start import Start
 
 if TYPE_CHECKING:
@@ -92,17 +94,12 @@ class Group:
         self._down = False
         self._joined = False
         self.polled = time.monotonic()
-        self.crossed = 0
-        self.crossed_bytes = 0
-        #: Written by the loop alone: messages and bytes that left the buffer.
-        self.taken = 0
-        self.taken_bytes = 0
         self._config = dict(config)
         self._topics = list(topics)
         self._loop = loop
         self._wake = wake
-        self._room = room
         self._space = threading.Event()
+        self.room = Room(*room, self._space)
         self._closing = False
         #: The thread has ended; calls are refused.
         self.ended = False
@@ -116,7 +113,7 @@ class Group:
         self._astray: set[Where] = set()
         self._seen: dict[str, float] = {}
         self._thread: threading.Thread | None = None
-        self._calls: deque[tuple[Callable[[Any], Any], Future[Any]]] = deque()
+        self._calls = Calls(name, self._space.set)
         self.consumer: Any = None
         self.ownership = Ownership(
             name=name,
@@ -155,26 +152,11 @@ class Group:
         return self._thread is None or not self._thread.is_alive()
 
     def call(self, function: Callable[[Any], T]) -> Future[T]:
-        """Have the poll thread call ``function(consumer)``, soon. The client lets one thread in at a time, and a thread
-        that polls again at once would keep any other out."""
-        future: Future[T] = Future()
-        self._calls.append((function, future))
-        self._space.set()
+        """Have the poll thread call ``function(consumer)``, soon; see `Calls`."""
+        future = self._calls.add(function)
         if self.ended:
-            self._serve()
+            self._calls.serve(None)
         return future
-
-    def took(self, items: int, size: int) -> None:
-        """The loop took messages out of its buffer (negative: it put them back)."""
-        self.taken += items
-        self.taken_bytes += size
-        if self.crossed - self.taken <= self._room[0] // 2:
-            self._space.set()
-
-    def has_room(self) -> bool:
-        """Whether the loop would take more."""
-        items, size = self._room
-        return self.crossed - self.taken < items and self.crossed_bytes - self.taken_bytes < size
 
     # The thread
 
@@ -195,25 +177,7 @@ class Group:
             self._say_farewell()
             self._close()
             self.ended = True
-            self._serve()
-
-    def _serve(self) -> None:
-        """Make the calls that the loop asked for."""
-        while True:
-            try:
-                function, future = self._calls.popleft()
-            except IndexError:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                if self.consumer is None:
-                    raise ConnectionFailed(f"{self.name}: the group has been left")
-                result = function(self.consumer)
-            except Exception as error:  # noqa: BLE001 - it belongs to who asked
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            self._calls.serve(None)
 
     def _make(self) -> Any:
         self._joined = False
@@ -230,8 +194,8 @@ class Group:
     def _step(self) -> None:
         """One round: serve, wait for room, poll, cross."""
         self._space.clear()
-        self._serve()
-        if not self.has_room():
+        self._calls.serve(self.consumer)
+        if not self.room.free:
             self._full_since = self._full_since or time.monotonic()
             if self._closing or self._space.wait(_PATIENCE) or time.monotonic() - self._full_since < _PATIENCE:
                 return
@@ -240,11 +204,11 @@ class Group:
         self._full_since = 0.0
         consumer = self.consumer
         self.ownership.begin_call(consumer)
-        messages = consumer.consume(self._ask(), 0)
+        messages = consumer.consume(self.room.ask(_BATCH), 0)
         if not messages:
             message = consumer.poll(self._patience())
             if message is not None:
-                messages = [message, *consumer.consume(self._ask(), 0)]
+                messages = [message, *consumer.consume(self.room.ask(_BATCH), 0)]
         self.polled = time.monotonic()
         if self.polled - self._looked >= 1.0:
             self._looked = self.polled
@@ -289,17 +253,12 @@ class Group:
             self.connected = True
             self._down = False
 
-    def _ask(self) -> int:
-        """How many messages to take: not many more than there is room for in bytes, judged by those before."""
-        size = self.crossed_bytes // self.crossed if self.crossed else 1024
-        return max(1, min(_BATCH, (self._room[1] - self.crossed_bytes + self.taken_bytes) // max(size, 1)))
-
     def _keep_alive(self) -> None:
         """No room for long: pause what is assigned and poll on, until there is room."""
         consumer = self.consumer
         self._set_paused(True)
-        while not self._closing and not self._rebuild and not self.has_room():
-            self._serve()
+        while not self._closing and not self._rebuild and not self.room.free:
+            self._calls.serve(self.consumer)
             message = consumer.poll(_PAUSED_POLL)
             self.polled = time.monotonic()
             if message is not None:
@@ -323,8 +282,7 @@ class Group:
         if messages:
             self.connected = True
             self._down = False
-            self.crossed += len(messages)
-            self.crossed_bytes += sum(map(len, messages))
+            self.room.fill(len(messages), sum(map(len, messages)))
             self._post(messages)
         if self._read_out:
             ended, self._read_out = self._read_out, []

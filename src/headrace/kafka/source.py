@@ -10,26 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from headrace.cloudevents.kafka import read
 from headrace.engine.broker import Binding
 from headrace.engine.delivery import ACK, Delivery, Outcome
 from headrace.engine.source import Credit, Progress
-from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
-from headrace.event import Event
+from headrace.errors import ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Admin, Where
-from headrace.kafka.buffer import Buffer, Run, offsets_of
 from headrace.kafka.commits import Commits
 from headrace.kafka.crossing import Assigned, Ended, Failed, Revocation, Told
 from headrace.kafka.farewells import Farewells
 from headrace.kafka.faults import text_of
 from headrace.kafka.group import Group
+from headrace.kafka.intake import Intake
 from headrace.kafka.ownership import GRACE
 from headrace.kafka.partition import KafkaDelivery, Partition
-from headrace.kafka.plain import plain_event
 from headrace.kafka.start import Start, pin
 from headrace.kafka.watch import Watch, lag
 
@@ -40,10 +36,6 @@ log = logging.getLogger("headrace.kafka")
 #: Bytes of the buffer between the poll thread and the engine, and messages for each delivery of the prefetch.
 _BUFFER_BYTES: Final = 16 * 1024 * 1024
 _BUFFER_FACTOR: Final = 8
-#: Offsets that must be free before a partition whose map was full is read on, so that it does not stutter.
-_HYSTERESIS: Final = 256
-#: Bytes that a record costs beside its value.
-_OVERHEAD: Final = 400
 #: Seconds without a poll after which health says so.
 _LATE_POLL: Final = 10.0
 #: Seconds that closing waits for the group to be left.
@@ -85,12 +77,17 @@ class KafkaSource:
         self._prepare = prepare
         self._finish = finish
         self._partitions: dict[Where, Partition] = {}
-        self._commits = Commits(name, self._partitions, self._unblock)
-        self._detached: list[Partition] = []
+        self._commits = Commits(name, self._partitions, self._committed)
         #: `Partition.suspects` as another owner last left it to us.
         self._suspects: dict[Where, int] = {}
-        self._buffer = Buffer(self.topics[0] if len(self.topics) == 1 and not self.topics[0].startswith("^") else None)
-        self._again: deque[KafkaDelivery] = deque()
+        self._intake = Intake(
+            self,
+            self._partitions,
+            self._commits,
+            topic=self.topics[0] if len(self.topics) == 1 and not self.topics[0].startswith("^") else None,
+            wants_bytes=binding.wants_bytes,
+            took=self._took,
+        )
         self._group: Group | None = None
         self._watch: Watch | None = None
         self._failure: HeadraceError | None = None
@@ -128,7 +125,7 @@ class KafkaSource:
         self._watch = Watch(self._group, self._partitions, self._admin, self._config, self._is_idle)
 
     def _is_idle(self) -> bool:
-        return self._waiter is not None and not self._buffer
+        return self._waiter is not None and not self._intake.buffer
 
     async def close(self) -> None:
         """Leave the group: what runs is settled and committed as for any revocation."""
@@ -159,7 +156,7 @@ class KafkaSource:
         while inbox:
             item = inbox[0]
             if item.__class__ is list:
-                self._buffer.add(item)
+                self._intake.buffer.add(item)
                 self._last_message = time.monotonic()
             elif isinstance(item, Assigned):
                 self._take(item.partitions)
@@ -180,7 +177,7 @@ class KafkaSource:
         partition = self._partitions.get(end.where)
         if partition is None:
             return
-        last = partition.waiting[-1] if partition.waiting else self._buffer.last(end.where)
+        last = partition.waiting[-1] if partition.waiting else self._intake.buffer.last(end.where)
         partition.tail = (partition.offsets.next if last is None else last.offset() + 1, end.offset)
 
     def _wake_fetch(self) -> None:
@@ -191,7 +188,8 @@ class KafkaSource:
         for partition in partitions:
             old = self._partitions.get(partition.key)
             if old is not None:
-                self._detach(old)
+                self._expired += old.expired
+                self._intake.detach(old)
             if partition.announced_by == self._commits.owner:
                 # It was lost and came back before anybody else had it: nothing died of what we announced ourselves.
                 partition.suspects = self._suspects.get(partition.key, 0)
@@ -203,36 +201,16 @@ class KafkaSource:
             log.info("%s: partitions %s", self.name, places)
         self._commits.soon()
 
-    def _detach(self, old: Partition) -> None:
-        """The log of a partition begins anew; what was read of the old one is still handled, and committed nowhere."""
-        read = [*old.waiting, *self._forget_buffered((old.key,))]
-        self._forget_waiting(old)
-        old.waiting.extend(read)
-        old.gone = True
-        old.limit = 1 << 63
-        self._expired += old.expired
-        self._detached.append(old)
-
-    def _forget_waiting(self, partition: Partition) -> None:
-        if not partition.paused:
-            self._took(len(partition.waiting), sum(map(len, partition.waiting)))
-        partition.waiting.clear()
-
-    def _forget_buffered(self, wheres: Sequence[Where]) -> list[Any]:
-        removed = self._buffer.remove(wheres)
-        self._took(len(removed), sum(map(len, removed)))
-        return removed
-
     # Revocation
 
     def _give_up(self, revocation: Revocation) -> None:
         """Forget what was not handed over; see `Farewells` for what was."""
         partitions = [self._partitions.pop(where) for where in revocation.wheres if where in self._partitions]
-        self._forget_buffered(revocation.wheres)
+        self._intake.forget(revocation.wheres)
         for partition in partitions:
             partition.gone = True
             self._expired += partition.expired
-            self._forget_waiting(partition)
+            self._intake.forget_waiting(partition)
         self._farewells.give_up(revocation, partitions)
 
     # Fetching
@@ -244,7 +222,7 @@ class KafkaSource:
                 raise self._failure
             if self._closed:
                 return []
-            batch = self._collect(credit)
+            batch = self._intake.collect(credit)
             if batch:
                 return batch
             self._waiter = asyncio.get_running_loop().create_future()
@@ -253,157 +231,21 @@ class KafkaSource:
             finally:
                 self._waiter = None
 
-    def _collect(self, credit: Credit) -> list[KafkaDelivery]:
-        items, space = credit
-        found: list[KafkaDelivery] = []
-        if self._detached or self._again:
-            space = self._collect_extras(found, items, space)
-        runs = self._buffer.runs
-        while runs and len(found) < items and (space > 0 or not found):
-            run = runs[0]
-            partition = self._partitions.get(run.where)
-            if partition is None:
-                # Left over from a partition that went away.
-                self._forget_buffered((run.where,))
-                continue
-            space = self._take_some(run, partition, items - len(found), space, found)
-            if run.at == len(run.messages):
-                runs.popleft()
-        return found
-
-    def _take_some(self, run: Run, partition: Partition, items: int, space: int, found: list[KafkaDelivery]) -> int:
-        """Hand over what the credit allows of a run, and keep back what its partition's limit does not allow; the space
-        that is left."""
-        messages = run.messages[run.at : run.at + items]
-        sizes = list(map(len, messages))
-        if sum(sizes) + _OVERHEAD * len(sizes) > space:
-            some = _fitting(sizes, space) or (0 if found else 1)
-            if not some:
-                return 0
-            messages, sizes = messages[:some], sizes[:some]
-        run.at += len(messages)
-        offsets = offsets_of(messages)
-        if offsets[-1] >= partition.limit:
-            limit = -1 if partition.blocked else partition.relimit()
-            passing = next((index for index, offset in enumerate(offsets) if offset >= limit), len(offsets))
-            for message in messages[passing:]:
-                self._block(partition, message)
-            messages, sizes, offsets = messages[:passing], sizes[:passing], offsets[:passing]
-            if not messages:
-                return space
-        self._took(len(messages), sum(sizes))
-        partition.last = messages[-1]
-        before = len(found)
-        self._deliver(messages, sizes, partition, partition.offsets.hand_over_all(offsets), found)
-        return space - sum([delivery.size for delivery in found[before:]])
-
     def _took(self, items: int, size: int) -> None:
         if self._group is not None:
-            self._group.took(items, size)
+            self._group.room.took(items, size)
 
-    def _collect_extras(self, found: list[KafkaDelivery], items: int, space: int) -> int:
-        """What comes before the buffer: retries settled with us, and the rest of logs that were replaced."""
-        while self._again and len(found) < items and (space > 0 or not found):
-            old = self._again.popleft()
-            if old.voided is None and old.token in old.partition.open:
-                self._deliver([old.message], [len(old.message)], old.partition, [old.token], found)
-                space -= found[-1].size
-        while self._detached and len(found) < items and (space > 0 or not found):
-            partition = self._detached[0]
-            if not partition.waiting:
-                self._detached.pop(0)
-                continue
-            message = partition.waiting.popleft()
-            before = len(found)
-            self._deliver(
-                [message], [len(message)], partition, partition.offsets.hand_over_all([message.offset()]), found
-            )
-            space -= sum([delivery.size for delivery in found[before:]])
-        return space
-
-    def _deliver(
-        self,
-        messages: Sequence[Any],
-        sizes: Sequence[int],
-        partition: Partition,
-        tokens: Sequence[int | None],
-        found: list[KafkaDelivery],
-    ) -> None:
-        """Make deliveries of records of one partition, but for those without a token."""
-        opened = partition.open
-        suspects = partition.suspects
-        event: Event | None
-        error: InvalidEvent | None
-        for message, size, token in zip(messages, sizes, tokens, strict=True):
-            if token is None:
-                # Completed by a former owner, as its map says.
-                partition.dirty = True
-                continue
-            error = None
-            try:
-                event = read(message.headers() or (), message.value())
-                if event is None:
-                    event = self._plain(message, partition)
-            except InvalidEvent as invalid:
-                event, error = None, invalid
-            delivery = KafkaDelivery(self, event, size + _OVERHEAD, error, suspects > 0 and suspects > message.offset())
-            delivery.message = message
-            delivery.partition = partition
-            delivery.token = token
-            opened[token] = delivery
-            found.append(delivery)
-
-    def _plain(self, message: Any, partition: Partition) -> Event:
-        return plain_event(
-            message,
-            topic=partition.topic,
-            source=partition.source_uri,
-            number=partition.number,
-            wants_bytes=self._binding.wants_bytes,
-        )
+    def _committed(self) -> None:
+        """After each commit: limits have moved."""
+        self._intake.unblock()
+        if self._intake.buffer:
+            self._wake_fetch()
 
     @staticmethod
     def default_key(delivery: KafkaDelivery) -> str | None:
         """The lane of a handler without ``key=``: partition and record key; a record without key has no order."""
         key: bytes | None = delivery.message.key()
         return None if key is None else delivery.partition.lane + key.decode("utf-8", "surrogateescape")
-
-    # Limits
-
-    def _block(self, partition: Partition, message: Any) -> None:
-        """Keep a record back until the limit has moved."""
-        if not partition.blocked:
-            partition.blocked = True
-            partition.limit = -1
-            partition.dirty = True
-            self._commits.soon()
-            if partition.why == "map":
-                self._commits.pause(partition, True)
-        partition.waiting.append(message)
-        if partition.paused:
-            # What waits for long makes room for other partitions; no more of it comes.
-            self._took(1, len(message))
-
-    def _unblock(self) -> None:
-        """After a commit: let go of what may pass now."""
-        for partition in self._partitions.values():
-            if not partition.blocked:
-                continue
-            waiting = partition.waiting
-            room = partition.relimit() - waiting[0].offset()
-            if room <= 0 or (partition.paused and room < _HYSTERESIS):
-                if partition.why == "map" and not partition.paused:
-                    self._commits.pause(partition, True)
-                    self._took(len(waiting), sum(map(len, waiting)))
-                continue
-            partition.blocked = False
-            partition.relimit()
-            if partition.paused:
-                self._commits.pause(partition, False)
-                self._took(-len(waiting), -sum(map(len, waiting)))
-            self._buffer.put_back(partition.key, list(waiting))
-            waiting.clear()
-            self._wake_fetch()
 
     # Settling
 
@@ -426,7 +268,7 @@ class KafkaSource:
             self._farewells.emptied(partition)
 
     def _bring_again(self, delivery: KafkaDelivery) -> None:
-        self._again.append(delivery)
+        self._intake.again.append(delivery)
         self._wake_fetch()
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
@@ -479,12 +321,3 @@ class KafkaSource:
     def poll_age(self) -> float:
         """Seconds since the poll thread last polled."""
         return 0.0 if self._group is None else time.monotonic() - self._group.polled
-
-
-def _fitting(sizes: Sequence[int], space: int) -> int:
-    """How many records of these sizes fit."""
-    for index, size in enumerate(sizes):
-        space -= size + _OVERHEAD
-        if space < 0:
-            return index
-    return len(sizes)
