@@ -16,7 +16,7 @@ from headrace.kafka.client_log import client_log
 from headrace.kafka.completed import NO_TOPIC_ID
 from headrace.kafka.faults import is_missing_topic, refused_configuration
 
-__all__ = ["EARLIEST", "LATEST", "Admin", "TopicFacts", "Where", "sound"]
+__all__ = ["ATTEMPT", "EARLIEST", "LATEST", "Admin", "TopicFacts", "Where", "sound"]
 
 log = logging.getLogger("headrace.kafka")
 
@@ -24,6 +24,8 @@ log = logging.getLogger("headrace.kafka")
 Where = tuple[str, int]
 EARLIEST: Final = "earliest"
 LATEST: Final = "latest"
+#: Seconds for one answer where a question is repeated.
+ATTEMPT: Final = 3.0
 #: Seconds between questions to a partition that has no leader.
 _LEADER_POLL: Final = 0.05
 #: Seconds within which a client is new.
@@ -95,15 +97,17 @@ class Admin:
         """Every topic that this user may see."""
         return sorted(self.client.list_topics(timeout=self._timeout).topics)
 
-    def topics(self, names: Sequence[str]) -> dict[str, TopicFacts | None]:
-        """The facts of each topic; ``None`` for one that does not exist."""
+    def topics(self, names: Sequence[str], *, seconds: float | None = None) -> dict[str, TopicFacts | None]:
+        """The facts of each topic; ``None`` for one that does not exist. ``seconds``: the time for the answer, where whoever
+        asks will ask again, with a new client (`renew`)."""
         from confluent_kafka import KafkaException, TopicCollection
 
-        asked = self.client.describe_topics(TopicCollection(list(names)), request_timeout=self._timeout)
+        timeout = self._timeout if seconds is None else seconds
+        asked = self.client.describe_topics(TopicCollection(list(names)), request_timeout=timeout)
         found: dict[str, TopicFacts | None] = {}
         for name, future in asked.items():
             try:
-                topic = future.result(self._timeout + 1)
+                topic = future.result(timeout + 1)
             except KafkaException as error:
                 if not is_missing_topic(error):
                     raise

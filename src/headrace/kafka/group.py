@@ -330,6 +330,7 @@ class Group:
                 if fatal is not None:
                     raise fatal from error
                 self._tell_now_and_then(f"where partition {where[1]} begins could not be asked: {text_of(error)}")
+                self.ownership.ask_anew()
                 return
             self._astray.discard(where)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from headrace.errors import HeadraceError
-from headrace.kafka.admin import EARLIEST, Admin, Where, sound
+from headrace.kafka.admin import ATTEMPT, EARLIEST, Admin, Where, sound
 from headrace.kafka.committing import EVERY, Commit, commit_all, may_commit_later
 from headrace.kafka.crossing import Assigned, Failed, Item, Revocation, Told
 from headrace.kafka.faults import fatal_for_consumer, text_of
@@ -120,11 +120,15 @@ class Ownership:
         if back:
             consumer.resume([TopicPartition(*where) for where in back])
 
+    def ask_anew(self) -> None:
+        """A question was not answered: the next one is asked by a new client."""
+        self._admin.renew()
+
     def _starts(self, consumer: Any, wheres: Sequence[Where]) -> list[Partition]:
         from confluent_kafka import TopicPartition
 
         topics = sorted({topic for topic, _ in wheres})
-        facts = self._admin.topics(topics)
+        facts = self._admin.topics(topics, seconds=ATTEMPT)
         missing = [topic for topic in topics if facts[topic] is None]
         asked = {
             (topic, number)
@@ -158,7 +162,7 @@ class Ownership:
         """
         topic, number = where
         old = self.assigned.get(where)
-        facts = self._admin.topics([topic])[topic] if old is not None else None
+        facts = self._admin.topics([topic], seconds=ATTEMPT)[topic] if old is not None else None
         if old is None or facts is None:
             return
         low = self._admin.offsets([where], EARLIEST)[where]

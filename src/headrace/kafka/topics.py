@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError
-from headrace.kafka.admin import Admin, TopicFacts
+from headrace.kafka.admin import ATTEMPT, Admin, TopicFacts
 from headrace.kafka.faults import code_of, is_authentication, is_refused_certificate, text_of
 
 __all__ = ["Shape", "differences", "ensure", "reach"]
@@ -45,7 +45,7 @@ async def ensure(admin: Admin, name: str, shape: Shape, *, seconds: float) -> To
     created = False
     while True:
         try:
-            facts = (await asyncio.to_thread(admin.topics, [name]))[name]
+            facts = (await asyncio.to_thread(admin.topics, [name], seconds=ATTEMPT))[name]
             if facts is None and not created:
                 if not shape.create:
                     raise ConfigurationError(
@@ -74,6 +74,7 @@ async def ensure(admin: Admin, name: str, shape: Shape, *, seconds: float) -> To
                 raise ConnectionFailed(
                     f"topic {name}: no answer from the Kafka brokers within {seconds:g} s: {text_of(error)}"
                 ) from error
+            await asyncio.to_thread(admin.renew)
         if time.monotonic() > deadline:
             raise ConnectionFailed(
                 f"topic {name} was created and is not there after {seconds:g} s; look at the brokers"
