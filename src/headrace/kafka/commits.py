@@ -1,7 +1,6 @@
 """Commits of one source: one under way at a time, made from the state of the moment in which it starts.
 
-The poll thread makes the calls, and waits for the coordinator's answer: an answer through librdkafka's callback would
-stand in its queue behind thousands of messages.
+The poll thread makes them (`Committing`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 from headrace.errors import ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Where
-from headrace.kafka.committing import EVERY, METADATA_TOO_LARGE, Commit, commit_all
+from headrace.kafka.committing import EVERY, METADATA_TOO_LARGE, Commit
 from headrace.kafka.completed import LIMIT, encode
 from headrace.kafka.faults import code_of, text_of
 from headrace.kafka.group import Group
@@ -103,12 +102,11 @@ class Commits:
         group = self.group
         assert group is not None
 
-        def commit(consumer: Any) -> dict[Where, Any]:
-            ours = [text for partition, text in commits if group.ownership.assigned.get(partition.key) is partition]
-            return commit_all(consumer, ours) if ours else {}
+        def ours() -> list[Commit]:
+            return [text for partition, text in commits if group.ownership.assigned.get(partition.key) is partition]
 
         try:
-            return await asyncio.wrap_future(group.call(commit))
+            return await asyncio.wrap_future(group.commit(ours))
         except HeadraceError as error:
             return {EVERY: error}
 

@@ -21,6 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.calls import Calls
 from headrace.kafka.client_log import client_log
+from headrace.kafka.committing import Commit, Committing
 from headrace.kafka.crossing import Ended, Failed, Item, Told
 from headrace.kafka.faults import (
     code_of,
@@ -114,6 +115,7 @@ class Group:
         self._seen: dict[str, float] = {}
         self._thread: threading.Thread | None = None
         self._calls = Calls(name, self._space.set)
+        self._committing = Committing(name)
         self.consumer: Any = None
         self.ownership = Ownership(
             name=name,
@@ -158,6 +160,22 @@ class Group:
             self._calls.serve(None)
         return future
 
+    def commit(self, texts: Callable[[], Sequence[Commit]]) -> Future[dict[Where, Any]]:
+        """Have the poll thread commit what ``texts()`` names there; the answer is the errors by partition."""
+        answer: Future[dict[Where, Any]] = Future()
+
+        def begin(consumer: Any) -> None:
+            self._committing.begin(consumer, texts(), answer)
+
+        def ended(call: Future[None]) -> None:
+            error = None if call.cancelled() else call.exception()
+            if error is not None and answer.set_running_or_notify_cancel():
+                # It was never made: the group has been left.
+                answer.set_exception(error)
+
+        self.call(begin).add_done_callback(ended)
+        return answer
+
     # The thread
 
     def _run(self) -> None:
@@ -184,7 +202,8 @@ class Group:
         from confluent_kafka import Consumer, KafkaException
 
         try:
-            consumer = Consumer({**self._config, "error_cb": self._on_error, "logger": client_log})
+            callbacks = {"error_cb": self._on_error, "on_commit": self._committing.on_commit}
+            consumer = Consumer({**self._config, **callbacks, "logger": client_log})
         except KafkaException as error:
             raise refused_configuration(self.name, error) from error
         own = self.ownership
@@ -197,9 +216,13 @@ class Group:
         self._calls.serve(self.consumer)
         if not self.room.free:
             self._full_since = self._full_since or time.monotonic()
-            if self._closing or self._space.wait(_PATIENCE) or time.monotonic() - self._full_since < _PATIENCE:
+            if self._closing or self._space.wait(_BUSY_POLL if self._committing else _PATIENCE):
                 return
-            self._keep_alive()
+            if self._committing:
+                # Room may come by what a commit lets pass: its answer needs a poll, which may bring one message.
+                self._poll_one()
+            if time.monotonic() - self._full_since >= _PATIENCE:
+                self._keep_alive()
             return
         self._full_since = 0.0
         consumer = self.consumer
@@ -214,6 +237,7 @@ class Group:
             self._looked = self.polled
             self._look_at_ends()
             self._set_right()
+            self._committing.give_up_old()
             if self._down and not messages:
                 self._look_for_brokers()
         if messages:
@@ -252,6 +276,13 @@ class Group:
         else:
             self.connected = True
             self._down = False
+
+    def _poll_one(self) -> None:
+        self.ownership.begin_call(self.consumer)
+        message = self.consumer.poll(0.0)
+        self.polled = time.monotonic()
+        if message is not None:
+            self._cross([message])
 
     def _keep_alive(self) -> None:
         """No room for long: pause what is assigned and poll on, until there is room."""
@@ -420,6 +451,7 @@ class Group:
         except Exception as error:  # noqa: BLE001 - nothing depends on a clean end of a client that is given up
             log.warning("%s: the consumer did not close cleanly: %s", self.name, text_of(error))
         self.consumer = None
+        self._committing.give_up("the consumer was closed")
 
     @staticmethod
     def _tps(partitions: Sequence[Partition]) -> list[Any]:
