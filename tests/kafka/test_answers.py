@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from headrace.errors import ConnectionFailed
 from headrace.kafka.admin import EARLIEST, Admin, sound
+from headrace.kafka.committing import EVERY, Commit, Committing
 
 
 class Client:
@@ -56,3 +58,44 @@ def test_a_partition_with_an_error_is_not_one_without_a_commit() -> None:
     with pytest.raises(KafkaException, match="NOT_COORDINATOR"):
         sound([good, Failed("orders", 1)])
     assert sound([bad]) == [bad]
+
+
+class Mute:
+    """A consumer that takes commits and does not answer."""
+
+    def __init__(self) -> None:
+        self.taken: list[list[TopicPartition]] = []
+
+    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        assert asynchronous
+        self.taken.append(offsets)
+
+
+def committed(committing: Committing, consumer: Mute, *texts: Commit) -> Future[dict[Any, Any]]:
+    answer: Future[dict[Any, Any]] = Future()
+    committing.begin(consumer, texts, answer)
+    return answer
+
+
+def test_an_answer_belongs_to_the_commit_that_said_the_same() -> None:
+    committing, consumer = Committing("orders"), Mute()
+    first = committed(committing, consumer, ("orders", 0, 5, "one"))
+    second = committed(committing, consumer, ("orders", 0, 5, "two"), ("orders", 1, 1, ""))
+    committing.on_commit(None, [TopicPartition("orders", 0, 5, metadata="another's")])
+    committing.on_commit(None, consumer.taken[1])
+    assert not first.done()
+    assert second.result(0) == {}
+    committing.on_commit(KafkaError(KafkaError.NOT_COORDINATOR), consumer.taken[0])
+    assert set(first.result(0)) == {EVERY}
+    assert not committing
+
+
+def test_a_commit_that_is_never_answered_is_given_up() -> None:
+    committing, consumer = Committing("orders"), Mute()
+    answer = committed(committing, consumer, ("orders", 0, 5, ""))
+    committing.give_up_old()
+    assert committing, "it is waited for first"
+    committing.give_up("closed")
+    with pytest.raises(ConnectionFailed, match="closed"):
+        answer.result(0)
+    committing.on_commit(None, consumer.taken[0])
