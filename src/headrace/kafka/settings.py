@@ -215,6 +215,9 @@ def shared_options(connection: Connection) -> dict[str, Any]:
         "reconnect.backoff.max.ms": "2000",
         "topic.metadata.refresh.interval.ms": "30000",
         "socket.keepalive.enable": "true",
+        # A broker that comes back answers for a moment that the cluster has no broker. The client believes it, forgets the one it
+        # knew, and begins again with the bootstrap servers only after this; by default after five minutes.
+        "metadata.recovery.rebootstrap.trigger.ms": "5000",
     }
     for name, value in connection.options.items():
         if name == OAUTH_CALLBACK:
