@@ -82,7 +82,7 @@ def test_an_answer_belongs_to_the_commit_that_said_the_same() -> None:
     first = committed(committing, consumer, ("orders", 0, 5, "one"))
     second = committed(committing, consumer, ("orders", 0, 5, "two"), ("orders", 1, 1, ""))
     committing.on_commit(None, [TopicPartition("orders", 0, 5, metadata="another's")])
-    committing.on_commit(None, consumer.taken[1])
+    committing.on_commit(None, consumer.taken[1][::-1])
     assert not first.done()
     assert second.result(0) == {}
     committing.on_commit(KafkaError(KafkaError.NOT_COORDINATOR), consumer.taken[0])

@@ -38,7 +38,8 @@ class Committing:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._under_way: list[tuple[list[Commit], Future[dict[Where, Any]], float]] = []
+        #: What was said (the client answers in an order of its own), who waits, since when.
+        self._under_way: list[tuple[frozenset[Commit], Future[dict[Where, Any]], float]] = []
 
     def __bool__(self) -> bool:
         return bool(self._under_way)
@@ -52,7 +53,7 @@ class Committing:
         if not texts:
             answer.set_result({})
             return
-        entry = (list(texts), answer, time.monotonic())
+        entry = (frozenset(texts), answer, time.monotonic())
         self._under_way.append(entry)
         try:
             consumer.commit(offsets=[TopicPartition(*text) for text in texts], asynchronous=True)
@@ -62,7 +63,7 @@ class Committing:
 
     def on_commit(self, error: Any, partitions: Sequence[Any]) -> None:
         """Called by the client. Answers to others are of commits that somebody waited for by another way."""
-        texts = [(tp.topic, tp.partition, tp.offset, tp.metadata or "") for tp in partitions]
+        texts = {(tp.topic, tp.partition, tp.offset, tp.metadata or "") for tp in partitions}
         entry = next((entry for entry in self._under_way if entry[0] == texts), None)
         if entry is None:
             return
