@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from types import TracebackType
@@ -21,14 +22,15 @@ class Steady:
     Args:
         broker: its URL.
         run: whose history gets what was confirmed.
-        rounds: orders of each customer.
+        rounds: orders of each customer, at least; it goes on until the block ends, so that no fault outlasts it.
         pace: seconds between rounds.
     """
 
     def __init__(self, broker: str, run: Run, *, rounds: int, pace: float = 0.05) -> None:
-        self.events = rounds * CUSTOMERS
+        self.events = 0
         self.repeated = 0
         self._run = (broker, run.history, rounds, pace)
+        self._enough = threading.Event()
         self._stopped = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="publisher")
@@ -38,6 +40,7 @@ class Steady:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._enough.set()
         if kind is not None:
             self._stopped.set()
         self._thread.join(600)
@@ -54,7 +57,9 @@ class Steady:
     async def _publish(self, broker: str, path: object, rounds: int, pace: float) -> None:
         history = History(str(path))
         app = App("publisher", broker=broker)
-        for number in range(rounds):
+        for number in itertools.count():
+            if self._stopped.is_set() or (number >= rounds and self._enough.is_set()):
+                break
             left = {f"c{customer}": f"o{number}-{customer}" for customer in range(CUSTOMERS)}
             while left and not self._stopped.is_set():
                 results = await asyncio.gather(
@@ -73,6 +78,7 @@ class Steady:
                 if left:
                     self.repeated += len(left)
                     await asyncio.sleep(0.1)
+            self.events += CUSTOMERS
             await asyncio.sleep(pace)
         await app.close()
         history.close()
