@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.cloudevents.types import format_time
 from headrace.engine.delivery import Delivery
 from headrace.event import Event
-from headrace.kubernetes.resources import Resource
+from headrace.kubernetes.resources import Resource, escaped
 from headrace.kubernetes.store import Delta
 
 __all__ = ["Composer", "WatchDelivery"]
@@ -74,7 +73,15 @@ class Composer:
 
     def __init__(self, server: str, resource: Resource, *, previous: bool, knative: bool) -> None:
         self._resource = resource
-        self._source = server + resource.path()
+        self._name = resource.name
+        self._same: dict[str, Any] = {
+            "specversion": "1.0",
+            "source": server + resource.path(),
+            "datacontenttype": "application/json",
+            "kind": resource.kind,
+            "apiversion": resource.api_version,
+        }
+        self._paths: dict[str, str] = {}  # of the namespaces seen, with the slash before a name
         self._types = _KNATIVE if knative else _TYPES
         self._previous = previous
         self.core_events = resource.plural == "events" and resource.group in ("", "events.k8s.io")
@@ -83,7 +90,7 @@ class Composer:
 
     def lane(self, delta: Delta) -> str:
         """Collection and namespace/name: by uid, a delete and the add of its namesake would race."""
-        return f"{self._resource.name} {delta.key}"
+        return f"{self._name} {delta.key}"
 
     def size(self, delta: Delta) -> int:
         """Bytes that the delivery holds."""
@@ -93,23 +100,19 @@ class Composer:
 
     def event(self, delta: Delta) -> Event:
         """The event of a delta."""
-        resource = self._resource
         namespace, slash, name = delta.key.rpartition("/")
         verb = delta.verb
         raw = delta.raw
         suffix = "resync" if delta.resync else "gone" if delta.unknown else verb
-        attributes: dict[str, Any] = {
-            "specversion": "1.0",
-            "id": f"{delta.uid}:{delta.version}:{suffix}",
-            "source": self._source,
-            "type": self._types[verb],
-            "subject": resource.path(namespace, name),
-            "time": self._when(delta),
-            "datacontenttype": "application/json",
-            "kind": resource.kind,
-            "apiversion": resource.api_version,
-            "name": name,
-        }
+        path = self._paths.get(namespace)
+        if path is None:
+            path = self._paths[namespace] = self._resource.path(namespace) + "/"
+        attributes: dict[str, Any] = self._same.copy()
+        attributes["id"] = f"{delta.uid}:{delta.version}:{suffix}"
+        attributes["type"] = self._types[verb]
+        attributes["subject"] = path + escaped(name)
+        attributes["time"] = self._when(delta)
+        attributes["name"] = name
         if slash:
             attributes["namespace"] = namespace
         if delta.initial:
@@ -145,5 +148,5 @@ class Composer:
         if delta.observed != self._observed:
             # Deltas come in batches that were observed together.
             self._observed = delta.observed
-            self._time = format_time(datetime.fromtimestamp(delta.observed, UTC))
+            self._time = datetime.fromtimestamp(delta.observed, UTC).isoformat()[:-6] + "Z"
         return self._time

@@ -16,7 +16,7 @@ import msgspec
 
 from headrace.engine.checkpoints import Checkpoints
 from headrace.engine.ledger import Attempts
-from headrace.kubernetes.objects import latest
+from headrace.kubernetes.objects import newer
 from headrace.kubernetes.store import Delta
 
 __all__ = ["Finished", "Identity", "Index"]
@@ -225,7 +225,7 @@ class Index:
             raise
 
     def _advance(self, version: str) -> None:
-        newest = latest((self._header.version, version))
-        if newest != self._header.version:
-            self._header.version = newest
+        header = self._header
+        if version and (not header.version or newer(version, header.version)):
+            header.version = version
             self._header_changed = True

@@ -17,7 +17,7 @@ from headrace.errors import HeadraceError
 from headrace.kubernetes.client import Client
 from headrace.kubernetes.status import ApiError
 
-__all__ = ["Resource", "ResourceAbsent", "Resources"]
+__all__ = ["Resource", "ResourceAbsent", "Resources", "escaped"]
 
 _VERSION: Final = re.compile(r"v\d+((alpha|beta)\d+)?")
 
@@ -56,16 +56,17 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         """The path of a collection, an object or its subresource, escaped."""
         parts = [self.root]
         if namespace and self.namespaced:
-            parts.append(f"namespaces/{_escaped(namespace)}")
+            parts.append(f"namespaces/{escaped(namespace)}")
         parts.append(self.plural)
         if name:
-            parts.append(_escaped(name))
+            parts.append(escaped(name))
         if subresource:
             parts.append(subresource)
         return "/".join(parts)
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """A name as a part of a path."""
     return name if _PLAIN.fullmatch(name) else quote(name, safe=":")
 
 
