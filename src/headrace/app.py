@@ -213,10 +213,12 @@ class App(Router):
         worker = self._worker
         if worker is None:
             worker = await self._publishing_worker()
-        published: Published = await _publish(
+        answer: Published | Exception = await _publish(
             worker, self.name, channel_or_sink, data_or_event, type=type, key=key, given=given
         )
-        return published
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     # HTTP and tests
 

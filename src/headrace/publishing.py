@@ -1,11 +1,13 @@
 """What `App.publish` does once the app has a connection.
 
 It stands apart from the app, so that declaring one imports no engine; and it is short, for a program that publishes much
-spends its time here: a sink that can take one event at once (`begin`) is asked first, and only its confirmation is awaited.
+spends its time here. A sink that can take one event at once (`begin`) is asked first, by plain calls: while thousands of
+publishers wait for their confirmations, nothing of their events is held but what the client holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.context import current
@@ -15,13 +17,14 @@ from headrace.engine.sink import Publication, Published
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
+    from headrace.engine.delivery import Delivery
     from headrace.engine.sink import SinkDeclaration
     from headrace.worker import Worker
 
 __all__ = ["publish"]
 
 
-async def publish(
+def publish(
     worker: Worker,
     app: str,
     destination: str | SinkDeclaration,
@@ -30,8 +33,9 @@ async def publish(
     type: str | None,
     key: str | None,
     given: dict[str, Any],
-) -> Published:
-    """See `App.publish`; ``given`` holds the attributes that the caller spelled."""
+) -> Awaitable[Published | Exception]:
+    """See `App.publish`; ``given`` holds the attributes that the caller spelled. What is awaited is the confirmation, or why
+    there is none."""
     type = type or (destination if isinstance(destination, str) else destination.name)
     parent = current.get(None)
     if parent is None or parent._runner is None:
@@ -50,15 +54,26 @@ async def publish(
         )
         publication = Publication(event, key, replay_number(parent))
         if parent._runner.handler.signature.transaction is not None:
-            from headrace.engine.transactional import staged
-
-            staged(worker.outbox_name(destination), publication, parent)
-            return Published(position="outbox")
+            return _stage(worker, destination, publication, parent)
     sink = worker.sinks.get(destination)
-    if sink is None:
-        sink = await worker.sink(destination)
+    if sink is not None and worker.runtime is not None:
+        confirmation = worker.runtime.begin(sink, publication)
+        if confirmation is not None:
+            return confirmation
+    return _publish(worker, destination, publication)
+
+
+async def _stage(worker: Worker, destination: Any, publication: Publication, parent: Delivery) -> Published:
+    from headrace.engine.transactional import staged
+
+    staged(worker.outbox_name(destination), publication, parent)
+    return Published(position="outbox")
+
+
+async def _publish(worker: Worker, destination: Any, publication: Publication) -> Published | Exception:
+    await worker.sink(destination)
     assert worker.runtime is not None
-    result = await worker.runtime.publish_one(sink, publication)
-    if isinstance(result, Published):
+    (result,) = await worker.runtime.publish(destination, [publication])
+    if isinstance(result, (Published, HeadraceError)):
         return result
-    raise (result if isinstance(result, HeadraceError) else HeadraceError(f"publishing to {destination}: {result}"))
+    return HeadraceError(f"publishing to {destination}: {result}")

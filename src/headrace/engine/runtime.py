@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
-from time import perf_counter
 from typing import Any
 
 from headrace.engine.breaker import Limits
@@ -106,9 +105,7 @@ class Runtime:
 
     async def publish(self, destination: Any, publications: Sequence[Publication]) -> Sequence[Published | Exception]:
         """Publish through a sink, measured."""
-        return await self._publish(self._sink(destination), publications)
-
-    async def _publish(self, sink: Sink, publications: Sequence[Publication]) -> Sequence[Published | Exception]:
+        sink = self._sink(destination)
         measures = self._measured(sink)
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -121,20 +118,15 @@ class Runtime:
                 measures.published["failed"] += 1
         return results
 
-    async def publish_one(self, sink: Sink, publication: Publication) -> Published | Exception:
-        """Publish one event through an open sink; the quick way where it has one at this moment."""
+    def begin(self, sink: Sink, publication: Publication) -> asyncio.Future[Published | Exception] | None:
+        """Publish one event at once through an open sink that can do so at this moment; else ``None``."""
         begin = getattr(sink, "begin", None)
-        waiting = None if begin is None else begin(publication)
-        if waiting is None:
-            (result,) = await self._publish(sink, [publication])
-            return result
-        begun = perf_counter()
-        answer: Published | Exception = await waiting
-        measures = self.sinks.get(sink.name) or self._measured(sink)
-        measures.duration.add(perf_counter() - begun)
-        kind = "failed" if not isinstance(answer, Published) else "duplicate" if answer.duplicate else "ok"
-        measures.published[kind] += 1
-        return answer
+        if begin is None:
+            return None
+        waiting: asyncio.Future[Published | Exception] | None = begin(
+            publication, self.sinks.get(sink.name) or self._measured(sink)
+        )
+        return waiting
 
     def _measured(self, sink: Sink) -> SinkMeasures:
         measures = self.sinks.get(sink.name)

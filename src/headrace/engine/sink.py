@@ -32,7 +32,12 @@ class Published(NamedTuple):
 
 @runtime_checkable
 class Sink(Protocol):
-    """``name``: declared name for metrics, e.g. ``nats:invoice.created``."""
+    """``name``: declared name for metrics, e.g. ``nats:invoice.created``.
+
+    A sink may have, beside these: ``begin(publication, measures)``, which publishes one event at once, where nothing is in the
+    way, and gives the future of its confirmation (the exception as a result), counted in ``measures`` when it comes; ``None``
+    where the event has to go through `publish`. Raises `InvalidEvent` for one that cannot be encoded.
+    """
 
     name: str
 

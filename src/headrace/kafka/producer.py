@@ -11,8 +11,10 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, Final, NamedTuple
 
+from headrace.engine.measures import SinkMeasures
 from headrace.engine.sink import Published
 from headrace.errors import PublishFailed
 from headrace.kafka.client_log import client_log
@@ -59,6 +61,22 @@ class _Batch:
         self.left -= 1
         if not self.left and not self.future.done():
             self.future.set_result(None)
+
+
+def _confirm(
+    future: asyncio.Future[Published | Exception], measures: SinkMeasures, begun: float, error: Any, message: Any
+) -> None:
+    """The delivery report of one record of its own."""
+    measures.duration.add(perf_counter() - begun)
+    answer: Published | Exception
+    if error is None:
+        measures.published["ok"] += 1
+        answer = Published(False, f"{message.partition()}/{message.offset()}")
+    else:
+        measures.published["failed"] += 1
+        answer = publish_failed(error, message.topic(), len(message))
+    if not future.done():
+        future.set_result(answer)
 
 
 class Producer:
@@ -118,7 +136,12 @@ class Producer:
         return [result for result in batch.results if result is not None]
 
     def begin(
-        self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: list[tuple[str, bytes]],
+        measures: SinkMeasures,
     ) -> asyncio.Future[Published | Exception] | None:
         """Produce one record at once; its future is the confirmation. ``None`` where it has to go through `publish`: others
         wait for room, or there is a reason to refuse it."""
@@ -126,17 +149,10 @@ class Producer:
         if client is None or loop is None or self._turns or self._fatal or self._closed:
             return None
         future: asyncio.Future[Published | Exception] = loop.create_future()
-
-        def report(error: Any, message: Any) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(Published(False, f"{message.partition()}/{message.offset()}"))
-            else:
-                future.set_result(publish_failed(error, topic, len(message)))
-
         try:
-            client.produce(topic, value, key, on_delivery=report, headers=headers)
+            client.produce(
+                topic, value, key, on_delivery=partial(_confirm, future, measures, perf_counter()), headers=headers
+            )
         except Exception:  # noqa: BLE001 - whatever it is, `publish` meets it again and answers for it
             return None
         self._pause = _SOON

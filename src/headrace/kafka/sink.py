@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from headrace.cloudevents.kafka import binary, partition_key, structured
+from headrace.engine.measures import SinkMeasures
 from headrace.engine.sink import Publication, Published
 from headrace.errors import HeadraceError
 from headrace.event import Event
@@ -64,12 +65,9 @@ class KafkaSink:
         good = iter(results)
         return [failed[index] if index in failed else next(good) for index in range(len(publications))]
 
-    def begin(self, publication: Publication) -> asyncio.Future[Published | Exception] | None:
-        """Publish one event at once, where nothing is in the way: the future is its confirmation. Else ``None``.
-
-        Raises `InvalidEvent` for one that cannot be encoded.
-        """
-        return self._producer.begin(self._topic, *self._parts(publication))
+    def begin(self, publication: Publication, measures: SinkMeasures) -> asyncio.Future[Published | Exception] | None:
+        """See `headrace.engine.sink.Sink`."""
+        return self._producer.begin(self._topic, *self._parts(publication), measures)
 
     def _record(self, publication: Publication) -> Record:
         return Record(*self._parts(publication))
