@@ -82,7 +82,11 @@ def _compile(
     retry = registration.retry or Retry()
     if not isinstance(retry, Retry):
         raise ConfigurationError(f"handler {name!r}: retry={retry!r} is no Retry(…)")
-    key = None if registration.key is None else compile_key(registration.key, signature.decode is not None)
+    if registration.publish_key is not None and registration.publishes is None:
+        raise ConfigurationError(
+            f"handler {name!r}: publish_key= is the key of what publishes= names, which is not given"
+        )
+    key = _key(name, "key", registration.key, signature.decode is not None)
     source = registration.source
     channel = source if isinstance(source, str) else ""
     if not channel and not hasattr(source, "bind"):
@@ -110,7 +114,7 @@ def _compile(
         identify=registration.idempotent if callable(registration.idempotent) else None,
         publishes=publishes,
         publish_type=publishes if isinstance(publishes, str) else getattr(publishes, "name", ""),
-        publish_key=None if registration.publish_key is None else compile_key(registration.publish_key, True),
+        publish_key=_key(name, "publish_key", registration.publish_key, True),
         ack_first=registration.ack == "first",
     )
     return Compiled(
@@ -120,6 +124,17 @@ def _compile(
         declaration=None if channel else source,
         start=registration.start or "earliest",
     )
+
+
+def _key(handler: str, parameter: str, key: Any, typed: bool) -> Callable[[Any, Any], str] | None:
+    if key is None:
+        return None
+    if not callable(key) and (not isinstance(key, str) or not all(key.removeprefix("@").split("."))):
+        raise ConfigurationError(
+            f'handler {handler!r}: {parameter}={key!r} is no key; it is a field of the data ("customer", "customer.id"), '
+            'an attribute ("@subject") or a function of the event'
+        )
+    return compile_key(key, typed)
 
 
 def _positive(handler: str, parameter: str, value: Any, default: Any) -> Any:

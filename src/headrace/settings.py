@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,12 +15,15 @@ __all__ = ["SETTINGS", "Setting", "Settings", "Value", "hide_secrets"]
 
 
 class Setting(NamedTuple):
-    """One setting: its name, type, default and meaning. Its variable is ``HEADRACE_`` and the name in capitals."""
+    """One setting: its name, type, default and meaning; the least that a number may be, the words that a text may be. Its
+    variable is ``HEADRACE_`` and the name in capitals."""
 
     name: str
     type: type
     default: Any
     meaning: str
+    least: int = 0
+    words: tuple[str, ...] = ()
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -28,14 +32,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("dead_letters", str, None, "URL of a SQL store for dead letters; default: the broker, else the store"),
     Setting("admin", str, "0.0.0.0:9464", "host:port of probes and metrics; port 0 takes a free one"),
     Setting("http", str, "0.0.0.0:8080", "host:port of the HTTP receivers; port 0 takes a free one"),
-    Setting("log", str, "info", "log level: debug, info, warning, error"),
-    Setting("concurrency", int, 512, "attempts at once over all handlers"),
-    Setting("prefetch", int, None, "deliveries held beside the running attempts, per handler (4 x its concurrency)"),
-    Setting("prefetch_bytes", int, 64 * 1024 * 1024, "bytes of deliveries held, per handler"),
-    Setting("parked", int, 10_000, "deliveries that may wait for a retry, per handler"),
-    Setting("parked_bytes", int, 64 * 1024 * 1024, "bytes of deliveries that may wait for a retry, per handler"),
+    Setting("log", str, "info", "log level", words=("debug", "info", "warning", "error", "critical")),
+    Setting("concurrency", int, 512, "attempts at once over all handlers", least=1),
+    Setting(
+        "prefetch", int, None, "deliveries held beside the running attempts, per handler (4 x its concurrency)", least=1
+    ),
+    Setting("prefetch_bytes", int, 64 * 1024 * 1024, "bytes of deliveries held, per handler", least=1),
+    Setting("parked", int, 10_000, "deliveries that may wait for a retry, per handler", least=1),
+    Setting(
+        "parked_bytes", int, 64 * 1024 * 1024, "bytes of deliveries that may wait for a retry, per handler", least=1
+    ),
     Setting("breaker_failures", int, 20, "failed attempts in a row that open a handler's circuit breaker; 0: never"),
-    Setting("breaker_events", int, 3, "different events among them, at least"),
+    Setting("breaker_events", int, 3, "different events among them, at least", least=1),
     Setting("drain", float, 25.0, "seconds that a drain may take"),
     Setting("ready_within", float, 10.0, "seconds to wait for broker and store at start"),
 )
@@ -52,10 +60,12 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings of an app, resolved. ``transport`` holds what only a transport knows (``nats_creds`` …)."""
+    """All settings of an app, resolved. ``transport`` holds what only a transport knows (``nats_creds`` …), ``origins`` where
+    each of these came from."""
 
     values: Mapping[str, Value]
     transport: Mapping[str, str]
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name].value
@@ -69,7 +79,7 @@ class Settings:
             variable = f"HEADRACE_{setting.name.upper()}"
             given = arguments.get(setting.name)
             if given is not None:
-                values[setting.name] = Value(given, "argument")
+                values[setting.name] = Value(_checked(setting, f"App({setting.name}={given!r})", given), "argument")
             elif environment.get(variable):
                 values[setting.name] = Value(_parse(setting, variable, environment[variable]), "environment")
             else:
@@ -79,21 +89,40 @@ class Settings:
             if name not in known and name.partition("_")[0] not in TRANSPORTS:
                 raise ConfigurationError(f"App(…) has no setting {name!r}; the settings are {', '.join(sorted(known))}")
         transport = {name: str(value) for name, value in arguments.items() if name not in known and value is not None}
+        origins = dict.fromkeys(transport, "argument")
         for variable, text in environment.items():
             name = variable.removeprefix("HEADRACE_").lower()
             if variable.startswith("HEADRACE_") and name.partition("_")[0] in TRANSPORTS:
                 transport.setdefault(name, text)
-        return cls(values, transport)
+                origins.setdefault(name, "environment")
+        return cls(values, transport, origins)
 
 
 def _parse(setting: Setting, variable: str, text: str) -> Any:
+    value: Any = text
+    if setting.type is not str:
+        try:
+            value = setting.type(text)
+        except ValueError:
+            value = text
+    return _checked(setting, f"{variable}={text!r}", value)
+
+
+def _checked(setting: Setting, given: str, value: Any) -> Any:
+    """The value, if the setting can have it; ``given`` is how it was written."""
     if setting.type is str:
-        return text
-    try:
-        return setting.type(text)
-    except ValueError:
+        if not isinstance(value, str):
+            raise ConfigurationError(f"{given} is no text: {setting.meaning}")
+        if setting.words and value.lower() not in setting.words:
+            raise ConfigurationError(f"{given} is not one of {', '.join(setting.words)}: {setting.meaning}")
+        return value
+    kinds = (int,) if setting.type is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
         kind = "a whole number" if setting.type is int else "a number"
-        raise ConfigurationError(f"{variable}={text!r} is not {kind}: {setting.meaning}") from None
+        raise ConfigurationError(f"{given} is not {kind}: {setting.meaning}")
+    if value < setting.least:
+        raise ConfigurationError(f"{given} is below {setting.least}: {setting.meaning}")
+    return value
 
 
 def hide_secrets(url: str) -> str:

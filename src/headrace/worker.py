@@ -161,7 +161,7 @@ class Worker:
         opened: list[tuple[Compiled, list[Source]]] = []
         for compiled in self.compiled:
             binding = self.binding(compiled, names)
-            sources = [self._source(compiled, binding)]
+            sources = [self.source(compiled, binding)]
             if self.broker is not None and (compiled.buries or self._substitute is not None):
                 sources.append(self.broker.replays(binding))
             opened.append((compiled, sources))
@@ -320,7 +320,8 @@ class Worker:
             settings=dict(self.settings.transport),
         )
 
-    def _source(self, compiled: Compiled, binding: Binding) -> Source:
+    def source(self, compiled: Compiled, binding: Binding) -> Source:
+        """The source of a handler, not yet open."""
         if self._substitute is not None:
             return self._substitute(compiled, binding)
         if compiled.channel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from headrace.settings import Settings
 
 __all__ = ["command"]
+
+#: Names of settings whose values are not for every eye.
+_SECRET = re.compile("password|secret|token|seed|nkey|key$|pem$")
 
 
 @click.command("check")
@@ -27,21 +31,41 @@ def command(app: str, connect: bool, as_json: bool) -> int:
     loaded = load(app)
     settings = loaded.settings()
     compiled = loaded.compile(settings)
+    asyncio.run(_made(loaded, compiled, settings))
     lines = [
         *_handlers(compiled, settings),
         *_settings(settings),
         *_remarks(compiled, settings),
         *_rights(compiled, connect),
     ]
-    failed = False
+    code = 0
     if connect:
         findings = asyncio.run(_inspect(loaded, compiled, settings))
         findings += asyncio.run(_inspect_rights(compiled, settings))
-        lines += [{"finding": level, "text": f"{level}: {message}"} for level, message in findings]
-        failed = any(level == "error" for level, _ in findings)
+        lines += [{"finding": level, "text": f"{level}: {message}"} for level, message, _ in findings]
+        code = max((code for level, _, code in findings if level == "error"), default=0)
     for line in lines:
         click.echo(json.dumps(line) if as_json else line["text"])
-    return 1 if failed else 0
+    return code
+
+
+async def _made(app: App, compiled: list[Compiled], settings: Settings) -> None:
+    """Make broker, stores and sources as ``run`` does, and connect none: what they refuse is refused here."""
+    from headrace.http.server import split_address
+    from headrace.stores import open_store
+    from headrace.worker import Worker, create_broker
+
+    worker = Worker(app.name, compiled, settings)
+    for url in dict.fromkeys(url for url in (settings["store"], settings["dead_letters"]) if url):
+        open_store(url, app=app.name, beside=True)
+    if settings["broker"]:
+        worker.broker = create_broker(settings["broker"], app=app.name, settings=settings)
+    names = tuple(one.handler.name for one in compiled)
+    for one in compiled:
+        if worker.broker is not None or not one.channel:
+            worker.source(one, worker.binding(one, names))
+    for what, port in (("admin", 9464), ("http", 8080)):
+        split_address(settings[what], default_port=port, what=what)
 
 
 def _handlers(compiled: list[Compiled], settings: Settings) -> list[dict[str, Any]]:
@@ -68,10 +92,13 @@ def _settings(settings: Settings) -> list[dict[str, Any]]:
         lines.append(
             {"setting": name, "value": shown, "origin": origin, "text": f"  {variable:<25} {text:<40} {origin}"}
         )
-    lines += [
-        {"setting": name, "value": "***", "origin": "given", "text": f"  HEADRACE_{name.upper():<16} *** (set)"}
-        for name in settings.transport
-    ]
+    for name, value in sorted(settings.transport.items()):
+        shown = "***" if _SECRET.search(name) else hide_secrets(value) if "://" in value else value
+        origin = settings.origins.get(name, "argument")
+        variable = f"HEADRACE_{name.upper()}"
+        lines.append(
+            {"setting": name, "value": shown, "origin": origin, "text": f"  {variable:<25} {shown:<40} {origin}"}
+        )
     return lines
 
 
@@ -108,30 +135,31 @@ def _rights(compiled: list[Compiled], asked: bool) -> list[dict[str, Any]]:
     return lines
 
 
-async def _inspect_rights(compiled: list[Compiled], settings: Settings) -> list[tuple[str, str]]:
+async def _inspect_rights(compiled: list[Compiled], settings: Settings) -> list[tuple[str, str, int]]:
     from headrace.deploy.rbac import inspect
     from headrace.errors import HeadraceError
 
     try:
-        return [(finding.level, finding.text) for finding in await inspect(compiled, settings)]
+        return [(finding.level, finding.text, 1) for finding in await inspect(compiled, settings)]
     except HeadraceError as error:
-        return [("error", str(error))]
+        return [("error", str(error), error.exit_code)]
 
 
-async def _inspect(app: App, compiled: list[Compiled], settings: Settings) -> list[tuple[str, str]]:
+async def _inspect(app: App, compiled: list[Compiled], settings: Settings) -> list[tuple[str, str, int]]:
+    """Level, words, and the exit code where it is an error."""
     from headrace.errors import HeadraceError
     from headrace.worker import Worker, create_broker
 
     if not settings["broker"]:
-        return [("info", "no broker is configured")]
+        return [("info", "no broker is configured", 0)]
     worker = Worker(app.name, compiled, settings)
     broker = worker.broker = create_broker(settings["broker"], app=app.name, settings=settings)
     try:
         await broker.open()
         names = tuple(one.handler.name for one in compiled)
         pairs = [(one.channel or one.declaration, worker.binding(one, names)) for one in compiled]
-        return [(finding.level, finding.message) for finding in await broker.inspect(pairs)]
+        return [(finding.level, finding.message, 1) for finding in await broker.inspect(pairs)]
     except HeadraceError as error:
-        return [("error", str(error))]
+        return [("error", str(error), error.exit_code)]
     finally:
         await broker.close()

@@ -34,7 +34,10 @@ def command(broker: str | None, orders: int, persist: str | None, as_json: bool)
 
     with contextlib.ExitStack() as stack:
         folder = Path(persist or stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-demo-")))
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.BadParameter(f"{folder}: {error.strerror}", param_hint="--persist") from None
         if broker is None:
             from headrace.nats.embedded import Embedded
 

@@ -31,7 +31,10 @@ def command(app: str, persist: str | None, admin: str, http: str, reload: bool) 
     load(app)
     with tempfile.TemporaryDirectory(prefix="headrace-dev-") as temporary:
         folder = Path(persist or temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.BadParameter(f"{folder}: {error.strerror}", param_hint="--persist") from None
         environment = dict(os.environ)
         environment.setdefault("HEADRACE_STORE", f"sqlite:///{(folder / 'ledger.db').resolve()}")
         environment["HEADRACE_ADMIN"] = environment.get("HEADRACE_ADMIN", admin)

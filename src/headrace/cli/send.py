@@ -75,7 +75,7 @@ async def _send(
     as_json: bool,
 ) -> int:
     from headrace.app import App
-    from headrace.errors import ConfigurationError
+    from headrace.errors import ConfigurationError, InvalidEvent
     from headrace.event import Event
 
     attributes: dict[str, Any] = {}
@@ -102,7 +102,10 @@ async def _send(
     async def one(number: int) -> None:
         identifier = {} if id is None else {"id": id if count == 1 else f"{id}-{number}"}
         stamped = {"time": datetime.now(UTC), **identifier, **attributes}
-        event = Event(type, source, raw, subject=subject, datacontenttype=content_type, **stamped)
+        try:
+            event = Event(type, source, raw, subject=subject, datacontenttype=content_type, **stamped)
+        except InvalidEvent as error:
+            raise click.UsageError(f"no such event can be: {error}") from None
         published = await app.publish(destination, event, key=key)
         if as_json:
             click.echo(

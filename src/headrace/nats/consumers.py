@@ -54,7 +54,14 @@ class Wanted:
         ack_wait: float | None = None,
         create: bool = True,
     ) -> Wanted:
-        """What one handler needs: (concurrency and prefetch) × replicas + parked."""
+        """What one handler needs: (concurrency and prefetch) × replicas + parked.
+
+        Raises `ConfigurationError` for a start position that is none.
+        """
+        try:
+            _begin(binding.start)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"handler {binding.handler!r}: {error}") from None
         held = binding.concurrency + binding.prefetch.items
         return cls(
             durable=durable or binding.durable,
@@ -114,7 +121,6 @@ async def ensure_consumer(api: Api, stream: Json, wanted: Wanted) -> Json:
         ConfigurationError: what is found, or the stream, cannot serve this handler.
     """
     name = stream["config"]["name"]
-    _begin(wanted.start)
     _check_transform(stream, wanted)
     info = await api.consumer(name, wanted.durable)
     if info is None:
