@@ -96,6 +96,8 @@ async def _send(
     app = App("headrace-send", broker=broker, store="memory://")
     if isinstance(destination, str) and not app.settings()["broker"]:
         raise ConfigurationError("send needs a broker: set HEADRACE_BROKER, give --broker, or --to an http(s) URL")
+    if isinstance(destination, str) and app.settings()["broker"].startswith("memory:"):
+        raise ConfigurationError("memory:// lives in one process, and nobody hears what another one sends there")
     loop = asyncio.get_running_loop()
     begun = loop.time()
 

@@ -262,6 +262,8 @@ class NatsBroker:
         """Channel and event of what comes from now on, of all channels where none is named; see `headrace.nats.tail`."""
         from headrace.nats.tail import follow
 
+        for channel in channels:
+            check_subject(channel, wildcards=True)
         return follow(self, channels)
 
     async def close(self) -> None:
