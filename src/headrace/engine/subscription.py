@@ -132,8 +132,9 @@ class Subscription:
             if self._received is not None:
                 self._received(len(batch))
             await self.take(batch)
-            # What has been brought in is begun before more is taken: the next batch is no sooner handled for being decoded.
-            await asyncio.sleep(0)
+            if len(batch) > 1:
+                # It is begun before more is taken: the next batch is no sooner handled for being decoded.
+                await asyncio.sleep(0)
 
     async def take(self, batch: Sequence[Delivery]) -> None:
         """Bring a batch into the lanes."""
