@@ -10,6 +10,28 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def words(error: BaseException) -> str:
+    """What an exception says, as text that every store, wire and terminal can take.
+
+    A lone surrogate (a file name that is no UTF-8 brings them) becomes its escape; an exception whose ``__str__`` fails is
+    described by that failure, for reporting a failure must never be one.
+    """
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - the user's __str__, which may do anything
+        return f"(it cannot say what happened: its __str__ raised {type(failure).__name__})"
+    return encodable(text)
+
+
+def encodable(text: str) -> str:
+    """The text as it is where it can be encoded, else with each lone surrogate as its escape (``\\udce9``)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
 class HeadraceError(Exception):
     """The root of everything Headrace raises."""
 

@@ -240,3 +240,16 @@ async def test_a_durable_receiver_answers_before_the_handler_and_retries_what_fa
         release.set()
         await handled.wait()
         assert attempts == ["1", "1", "1"]
+
+
+async def test_a_rejection_is_told_whatever_its_text_holds() -> None:
+    app = App("shop")
+
+    @app.on(Receiver("/events"))
+    async def bill(order: Order) -> None:
+        raise Reject("caf\udce9")
+
+    async with running(app) as at:
+        reply = await at.post(b'{"id": "1", "amount": 1}')
+        assert reply.status == 422
+        assert msgspec.json.decode(reply.body)["detail"] == r"caf\udce9"

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace import App, Event, Reject, Retry
+from headrace import App, Delivery, Event, Reject, Retry
 from headrace.engine.replays import replay_letter
 from headrace.errors import RefusedError
 from headrace.kafka import Topic
@@ -217,3 +217,30 @@ async def test_a_handler_slower_than_the_poll_interval_stays_in_the_group(at: Ha
         assert worker.runtime is not None
         (source,) = [s.source for s in worker.runtime.handlers[0].subscriptions if s.source.name.endswith(at.topic)]
         assert source.rebalances == 1  # type: ignore[attr-defined]
+
+
+async def test_a_record_whose_key_is_no_text_is_dead_lettered_and_replayed_in_its_lane(at: Harness) -> None:
+    app = App(at.app, broker=at.url, store="memory://")
+    strict = True
+    keys: list[Any] = []
+
+    @app.on(Topic(await at.make_topic()), retry=Retry(attempts=1))
+    async def bill(delivery: Delivery) -> None:
+        keys.append(delivery.metadata["record_key"])
+        if strict:
+            raise ValueError("no")
+
+    async with app.running() as worker:
+        at.write(b"{}", key=b"\x00\x00\x00\xc8")
+        letters = worker.dead_letters
+        assert letters is not None
+        found: list[Any] = []
+        while not found:
+            found = [stored async for stored in letters.scan(at.app)]
+            await asyncio.sleep(0.05)
+        assert found[0].letter.origin["record_key"] == "\0\0\0\\xc8"
+        assert str(found[0].letter.key).endswith("\0\0\0\\xc8")
+        strict = False
+        assert await replay_letter(letters, worker.broker, found[0], by="test") == ""
+        await until(lambda: len(keys) == 2)
+    assert keys == ["\0\0\0\\xc8"] * 2

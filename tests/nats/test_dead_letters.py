@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace import App, Retry
 from headrace.engine.dead_letters import Action, DeadLetter, letter_id
 from headrace.engine.delivery import ACK
 from headrace.engine.edits import edit_letter
@@ -311,3 +312,30 @@ async def test_a_scan_goes_on_where_the_server_ends_it_too_early(
     found = [stored.letter.event_id async for stored in letters.scan(app)]
     assert found == [f"order-{number}" for number in range(250)]
     assert begun == [1, 101, 201]
+
+
+async def test_a_letter_keeps_a_header_name_that_is_no_text(server: NatsServer, app: str) -> None:
+    running = App(app, broker=server.url, store="memory://")
+
+    @running.on(f"{app}.created", retry=Retry(attempts=1))
+    async def bill(event: Event) -> None:
+        raise ValueError("no")
+
+    async with running.running() as worker:
+        reader, writer = await asyncio.open_connection(*server.url.removeprefix("nats://").split(":"))
+        block = b"NATS/1.0\r\nX\xc3: \xff\r\n\r\n"
+        writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+        writer.write(f"HPUB {app}.created {len(block)} {len(block) + 2}\r\n".encode() + block + b"{}\r\nPING\r\n")
+        async with asyncio.timeout(20):
+            while b"PONG" not in await reader.read(4096):
+                pass
+        writer.close()
+        letters = worker.dead_letters
+        assert letters is not None
+        found: list[DeadLetter] = []
+        async with asyncio.timeout(20):
+            while not found:
+                found = [stored.letter async for stored in letters.scan(app)]
+                await asyncio.sleep(0.05)
+    assert found[0].headers == [(r"X\udcc3", b"\xff")]
+    assert found[0].body == b"{}"

@@ -164,3 +164,14 @@ def test_a_field_with_a_secret_name_is_hidden_whatever_it_holds() -> None:
 
 def test_a_very_long_message_is_cut() -> None:
     assert len(as_json("x" * 1_000_000)["message"]) < 20_000
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_line_is_written_whatever_its_arguments_are() -> None:
+    line = as_json("file %s", "caf\udce9.txt", path="\ud800")
+    assert (line["message"], line["path"]) == (r"file caf\udce9.txt", r"\ud800")
+    assert "failed" in as_json("failed: %s", Mute())["message"]

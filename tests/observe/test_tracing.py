@@ -205,3 +205,15 @@ trace.set_tracer_provider(TracerProvider())
 assert discover() is not None
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_exception_without_a_text_ends_its_span(traced: Traced) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    traced.tracer.attempt(delivery(), "bill", copy_context()).end(Mute())
+    [span] = traced.spans(names.PROCESS)
+    [event] = span.events
+    assert event.name == "exception"
+    assert "RuntimeError" in str((event.attributes or {})[names.EXCEPTION_MESSAGE])

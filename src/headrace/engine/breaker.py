@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.engine.ledger import Attempts
+from headrace.errors import words
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
@@ -55,7 +56,7 @@ class Breaker:
     def failed(self, delivery: Delivery, error: BaseException) -> bool:
         """An attempt failed that would be retried or exhausted. ``True``: it does not count, the delivery waits its turn
         at the head of its lane."""
-        self._last = f"{type(error).__name__}: {error}"[:200]
+        self._last = f"{type(error).__name__}: {words(error)}"[:200]
         if self.open:
             self._take_back(delivery, 1)
             self._runner.ready.append(delivery)

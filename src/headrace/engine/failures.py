@@ -18,7 +18,7 @@ from headrace.engine.ledger import AttemptError, Attempts
 from headrace.engine.letters import compose, replay_number
 from headrace.engine.stage import Stage
 from headrace.engine.transactional import ClaimLost
-from headrace.errors import Drop, InvalidEvent, Reject, RetryAfter, StoreUnavailable
+from headrace.errors import Drop, InvalidEvent, Reject, RetryAfter, StoreUnavailable, words
 
 if TYPE_CHECKING:
     from headrace.engine.outcomes import Outcomes
@@ -94,7 +94,7 @@ class Failures:
             retry.attempts,
             delay,
             type(error).__name__,
-            error,
+            words(error),
             extra={"event_id": delivery.event.id if delivery.event else None},
         )
         self._outcomes.waiting_lanes[delivery] = None
@@ -123,7 +123,7 @@ class Failures:
             self._runner.park(delivery, self._loop.time() + LOOK_AGAIN)
 
     def _drop(self, delivery: Delivery, error: BaseException) -> None:
-        log.warning("handler %s: event dropped: %s", self._handler.name, error)
+        log.warning("handler %s: event dropped: %s", self._handler.name, words(error))
         self._measures.outcomes["dropped"] += 1
         delivery._outcome = DROP
         self._outcomes.complete(delivery)
@@ -131,7 +131,7 @@ class Failures:
     def _remember(self, delivery: Delivery, error: BaseException) -> None:
         now = self._runner.runtime.clock.now()
         history = delivery._history
-        entry = AttemptError(now, type(error).__name__, str(error)[:500])
+        entry = AttemptError(now, type(error).__name__, words(error)[:500])
         if history is None:
             delivery._history = Attempts(delivery.attempt, now, (entry,))
         else:
@@ -157,7 +157,7 @@ class Failures:
                 "handler %s: attempts exhausted and on_exhausted is stop: %s: %s",
                 self._handler.name,
                 type(error).__name__,
-                error,
+                words(error),
             )
             self._runner.runtime.hand_back(delivery)
             self._runner.free_lane(delivery)

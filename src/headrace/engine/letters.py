@@ -6,7 +6,8 @@ import traceback
 from typing import TYPE_CHECKING
 
 from headrace.engine.dead_letters import DeadLetter, letter_id
-from headrace.errors import InvalidEvent, Reject
+from headrace.engine.delivery import Original
+from headrace.errors import HeadraceError, InvalidEvent, Reject, encodable, words
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
@@ -34,7 +35,7 @@ def compose(handler: Handler, delivery: Delivery, error: BaseException, *, now: 
     """The dead letter of a delivery. ``now`` in seconds since the epoch."""
     event = delivery.event
     origin = dict(delivery.metadata)
-    headers, body = delivery.original()
+    headers, body = _original(delivery)
     if event is not None:
         source, id, type, subject = event.source, event.id, event.type, event.subject
     else:
@@ -42,14 +43,15 @@ def compose(handler: Handler, delivery: Delivery, error: BaseException, *, now: 
         source, type, subject = delivery.source.name, "", None
         id = " ".join(f"{name}={value}" for name, value in sorted(origin.items()))
     replay = replay_number(delivery)
+    message = words(error)
     if isinstance(error, Reject):
-        reason = f"rejected: {error.reason}"
+        reason = f"rejected: {message}"
     elif isinstance(error, InvalidEvent):
-        reason = f"unusable: {error}"
+        reason = f"unusable: {message}"
     elif isinstance(error, TimeoutError):
-        reason = str(error) or "timed out"
+        reason = message or "timed out"
     else:
-        reason = f"{_name(error)}: {error}"
+        reason = f"{_name(error)}: {message}"
     history = delivery._history
     return DeadLetter(
         id=letter_id(handler.app, handler.name, source, id, replay),
@@ -60,30 +62,38 @@ def compose(handler: Handler, delivery: Delivery, error: BaseException, *, now: 
         event_id=id,
         event_type=type,
         subject=subject,
-        headers=[(name, value.encode() if isinstance(value, str) else value) for name, value in headers],
+        headers=[(encodable(name), value.encode() if isinstance(value, str) else value) for name, value in headers],
         body=body,
         reason=reason[:2000],
         exception=_name(error),
-        message=str(error)[:2000],
+        message=message[:2000],
         traceback=_traceback(error),
         attempts=delivery.attempt,
         first_seen=history.first if history else now,
         last_seen=now,
         errors=list(history.errors) if history else [],
         origin=origin,
-        key=delivery._lane,
+        key=None if delivery._lane is None else encodable(delivery._lane),
         replay=replay,
         replay_of=None if event is None else event._attributes.get("replayof"),
     )
 
 
+def _original(delivery: Delivery) -> Original:
+    """What arrived. An event that was never bytes (in the memory of this process) and cannot be written leaves none."""
+    try:
+        return delivery.original()
+    except HeadraceError:
+        return Original((), None)
+
+
 def _name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return encodable(kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}")
 
 
 def _traceback(error: BaseException) -> str:
     if error.__traceback__ is None:
         return ""
-    text = "".join(traceback.format_exception(error))
+    text = encodable("".join(traceback.format_exception(error)))
     return text if len(text) <= TRACEBACK_LIMIT else "…" + text[1 - TRACEBACK_LIMIT :]

@@ -16,7 +16,7 @@ from headrace.cloudevents.extensions import HOP_COUNT, derived_from
 from headrace.engine.failpoints import passing
 from headrace.engine.letters import replay_number
 from headrace.engine.sink import Publication, Published
-from headrace.errors import HeadraceError, InvalidEvent, PublishFailed, Reject
+from headrace.errors import HeadraceError, InvalidEvent, PublishFailed, Reject, words
 from headrace.event import Event
 
 if TYPE_CHECKING:
@@ -197,4 +197,4 @@ class Outputs:
         except HeadraceError:
             raise
         except Exception as error:
-            raise InvalidEvent(f"an output cannot be made: {type(error).__name__}: {error}") from error
+            raise InvalidEvent(f"an output cannot be made: {type(error).__name__}: {words(error)}") from error

@@ -16,7 +16,7 @@ import msgspec
 
 from headrace.engine.broker import Broker
 from headrace.engine.dead_letters import Action, DeadLetter, DeadLetterStore, Stored
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, encodable
 
 __all__ = ["UNFINISHED", "Chosen", "act_on_all", "audited", "drop_letter", "import_letter", "replay_letter"]
 
@@ -33,7 +33,7 @@ def audited(
 ) -> DeadLetter:
     """A copy of the letter with these changes, and the action in its audit."""
     return msgspec.structs.replace(
-        letter, **changes, audit=[*letter.audit, Action(time.time(), action, by, reason, detail)]
+        letter, **changes, audit=[*letter.audit, Action(time.time(), action, encodable(by), encodable(reason), detail)]
     )
 
 

@@ -17,7 +17,7 @@ from headrace.engine.failpoints import passing
 from headrace.engine.ledger import CLAIMED, Identity
 from headrace.engine.measures import SourceMeasures
 from headrace.engine.source import Credit, Source
-from headrace.errors import HeadraceError, InvalidEvent
+from headrace.errors import HeadraceError, InvalidEvent, words
 
 if TYPE_CHECKING:
     from headrace.engine.runner import Runner
@@ -187,7 +187,9 @@ class Subscription:
                 self._unusable(delivery, stage)
                 continue
             except Exception as error:  # noqa: BLE001 - the user's own function failed on this event
-                delivery.error = InvalidEvent(f"the handler's {stage} function raised {type(error).__name__}: {error}")
+                delivery.error = InvalidEvent(
+                    f"the handler's {stage} function raised {type(error).__name__}: {words(error)}"
+                )
                 delivery.error.__cause__ = error
                 self._unusable(delivery, stage)
                 continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from headrace.cloudevents import http
-from headrace.errors import Drop, InvalidEvent, Reject, RetryAfter
+from headrace.errors import Drop, InvalidEvent, Reject, RetryAfter, words
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Outcome
@@ -107,9 +107,9 @@ def judge(outcome: Outcome) -> tuple[int, str]:
     """Status and reason of an outcome that is no success."""
     error = outcome.error
     if isinstance(error, Reject):
-        return 422, error.reason
+        return 422, words(error)
     if isinstance(error, InvalidEvent):
-        return 400, str(error)
+        return 400, words(error)
     if error is None and outcome.kind == "dead":
         return 422, "this event was given up before; sending it again changes nothing"
     if outcome.kind == "hand_back":

@@ -10,7 +10,10 @@ from headrace.engine.delivery import Delivery, Original
 from headrace.kafka.completed import NO_TOPIC_ID
 from headrace.kafka.offsets import Offsets
 
-__all__ = ["KafkaDelivery", "Partition", "source_uri"]
+__all__ = ["RECORD_KEY", "KafkaDelivery", "Partition", "source_uri"]
+
+#: The header of a replay with the key that its record had; its own key is its lane.
+RECORD_KEY: Final = "headrace-record-key"
 
 #: Offsets beyond those handed over that a commit announces, at first and at most. See `Record.reached`.
 _WINDOW: Final = 1024
@@ -41,6 +44,9 @@ class KafkaDelivery(Delivery):
         if kind:
             facts["timestamp"] = milliseconds / 1000
         key = self.message.key()
+        for name, value in self.message.headers() or ():
+            if name == RECORD_KEY:
+                key = value
         if key is not None:
             facts["record_key"] = key.decode("utf-8", "backslashreplace")
         return facts

@@ -6,7 +6,7 @@ from typing import Final
 
 from headrace.cloudevents.kafka import binary, structured
 from headrace.engine.dead_letters import DeadLetter
-from headrace.kafka.partition import KafkaDelivery
+from headrace.kafka.partition import RECORD_KEY, KafkaDelivery
 from headrace.kafka.producer import Record
 from headrace.kafka.source import KafkaSource
 
@@ -29,8 +29,11 @@ def replay_record(letter: DeadLetter) -> Record:
         headers, body = structured(event)
     lane = letter.key
     if lane is not None:
-        headers = [*headers, (_LANE, lane.encode("utf-8", "surrogateescape"))]
-    return Record(body, (lane or letter.id).encode("utf-8", "surrogateescape"), headers)
+        headers = [*headers, (_LANE, lane.encode())]
+    key = letter.origin.get("record_key")
+    if key is not None:
+        headers = [*headers, (RECORD_KEY, str(key).encode())]
+    return Record(body, (lane or letter.id).encode(), headers)
 
 
 class ReplaySource(KafkaSource):
@@ -41,5 +44,5 @@ class ReplaySource(KafkaSource):
         """The lane of the original delivery, where it had one."""
         for name, value in delivery.message.headers() or ():
             if name == _LANE and value:
-                return str(value.decode("utf-8", "surrogateescape"))
+                return str(value.decode("utf-8", "replace"))
         return None

@@ -245,7 +245,7 @@ class KafkaSource:
     def default_key(delivery: KafkaDelivery) -> str | None:
         """The lane of a handler without ``key=``: partition and record key; a record without key has no order."""
         key: bytes | None = delivery.message.key()
-        return None if key is None else delivery.partition.lane + key.decode("utf-8", "surrogateescape")
+        return None if key is None else delivery.partition.lane + key.decode("utf-8", "backslashreplace")
 
     # Settling
 

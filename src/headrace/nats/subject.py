@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from headrace.cloudevents.nats import binary
 from headrace.engine.delivery import Delivery, Original
 from headrace.engine.source import Credit, Progress
-from headrace.errors import HeadraceError, InvalidEvent, Reject, RetryAfter
+from headrace.errors import HeadraceError, InvalidEvent, Reject, RetryAfter, words
 from headrace.nats.blocks import decode
 from headrace.nats.message import original_headers, plain
 from headrace.nats.publisher import header_block
@@ -228,9 +228,9 @@ def _failure(outcome: Outcome) -> list[tuple[str, str]]:
     elif isinstance(error, RetryAfter) or outcome.kind in ("retry", "hand_back"):
         code = "503"
     text = (
-        str(error)
+        words(error)
         if isinstance(error, HeadraceError)
-        else f"{type(error).__name__}: {error}"
+        else f"{type(error).__name__}: {words(error)}"
         if error
         else "not handled"
     )

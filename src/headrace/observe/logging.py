@@ -96,8 +96,8 @@ def _safe(text: str) -> str:
 def _message(record: logging.LogRecord) -> str:
     try:
         return _safe(record.getMessage())
-    except (TypeError, ValueError, KeyError):
-        # Arguments that do not fit the text: the line is shown as far as it goes, never lost.
+    except Exception:  # noqa: BLE001 - the text of an argument is its own code
+        # Arguments that do not fit the text, or that have none: the line is shown as far as it goes, never lost.
         return _safe(f"{record.msg} {record.args!r}")
 
 

@@ -13,7 +13,7 @@ __all__ = ["HIDDEN", "escape", "is_secret_name", "redact"]
 
 HIDDEN: Final = "***"
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SECRET_NAME = re.compile(
     r"(?:^|[_\-.])(?:password|passwd|pwd|secret|token|api[_\-]?key|authorization"
     r"|cookie|credentials?|signature|seed|creds)$",
@@ -52,7 +52,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def escape(text: str) -> str:
-    """The text on one line, with control, line and direction characters as escapes."""
+    """The text on one line, with control, line and direction characters and lone surrogates as escapes."""
     return _CONTROL.sub(_escaped, text)
 
 

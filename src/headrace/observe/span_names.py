@@ -30,5 +30,8 @@ EVENT_SUBJECT: Final = "cloudevents.event_subject"
 EVENT_SPECVERSION: Final = "cloudevents.event_spec_version"
 
 ERROR_TYPE: Final = "error.type"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 HANDLER: Final = "headrace.handler"
 ATTEMPT: Final = "headrace.attempt"

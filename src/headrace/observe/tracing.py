@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextvars import Context as Variables
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.letters import replay_number
 from headrace.engine.sink import Publication, Published
+from headrace.errors import encodable, words
 from headrace.observe import span_names as names
 
 if TYPE_CHECKING:
@@ -218,7 +220,13 @@ class _Ending:
             kind = type(error).__qualname__
             self._span.set_attribute(names.ERROR_TYPE, kind)
             self._span.set_status(Status(StatusCode.ERROR, kind))
-            self._span.record_exception(error)
+            stack = encodable("".join(traceback.format_exception(error)))
+            said = {
+                names.EXCEPTION_TYPE: kind,
+                names.EXCEPTION_MESSAGE: words(error),
+                names.EXCEPTION_STACKTRACE: stack,
+            }
+            self._span.add_event("exception", said)
         self._span.end()
 
 

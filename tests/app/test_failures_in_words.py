@@ -1,0 +1,75 @@
+"""Exceptions whose text no store, wire or log could take: their events are dead letters like any other."""
+
+import asyncio
+
+import pytest
+
+from headrace import App, Reject, Retry, exponential
+from tests.stores.test_postgres import a_database
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path) -> str:
+    if request.param == "postgresql":
+        return a_database(request.getfixturevalue("postgres_server"))
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/shop.db"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("caf\udce9.txt"), r"ValueError: caf\udce9.txt"),
+        (ValueError("a\0b"), "ValueError: a\0b"),
+        (Reject("\ud800"), r"rejected: \ud800"),
+        (
+            Mute(),
+            "tests.app.test_failures_in_words.Mute: (it cannot say what happened: its __str__ raised RuntimeError)",
+        ),
+    ],
+    ids=["surrogate", "nul", "rejected", "mute"],
+)
+async def test_whatever_an_exception_says_is_a_reason(
+    store: str, error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if store != "memory://":
+        monkeypatch.setenv("HEADRACE_DEAD_LETTERS", store)
+    app = App("shop", broker="memory://", store=store)
+    handled = []
+
+    @app.on("order.created", retry=Retry(attempts=2, backoff=exponential(initial=0.01, maximum=0.01)))
+    async def bill(order: dict) -> None:
+        if order["n"] == 1:
+            raise error
+        handled.append(order["n"])
+
+    async with app.running() as worker:
+        await app.publish("order.created", {"n": 1})
+        await app.publish("order.created", {"n": 2})
+        letters = worker.dead_letters
+        assert letters is not None
+        found = []
+        while not found or not handled:
+            found = [stored.letter async for stored in letters.scan("shop")]
+            await asyncio.sleep(0.01)
+        assert [letter.reason for letter in found] == [reason]
+        assert all(text.encode() for text in (found[0].message, found[0].traceback, found[0].errors[0].message))
+    assert handled == [2]
+
+
+async def test_a_key_that_cannot_be_written_is_a_dead_letter_with_its_escape() -> None:
+    app = App("shop", store="memory://")
+
+    @app.on("order.created", key=lambda event: "k\udcff")
+    async def bill(order: dict) -> None:
+        raise Reject("no")
+
+    async with app.testing() as t:
+        await t.send("order.created", {})
+        (letter,) = t.dead_letters
+        assert letter.reason
+        assert letter.key is None or letter.key.encode()
