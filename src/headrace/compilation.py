@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.engine.handler import Handler
-from headrace.engine.keys import compile_key
+from headrace.engine.keys import compile_identity, compile_key
 from headrace.engine.signature import resolve
 from headrace.engine.source import Credit
 from headrace.errors import ConfigurationError, InvalidFilter
@@ -79,6 +80,15 @@ def _compile(
     timeout = _positive(name, "timeout", registration.timeout, 30.0)
     if registration.ack not in ("last", "first"):
         raise ConfigurationError(f'handler {name!r}: ack={registration.ack!r} is neither "last" nor "first"')
+    idempotent = registration.idempotent
+    if not isinstance(idempotent, bool) and not callable(idempotent):
+        raise ConfigurationError(
+            f"handler {name!r}: idempotent={idempotent!r} is neither True nor False, nor a function that names an event"
+        )
+    if inspect.iscoroutinefunction(idempotent):
+        raise ConfigurationError(
+            f"handler {name!r}: the idempotent function cannot be async; it is called for each event"
+        )
     retry = registration.retry or Retry()
     if not isinstance(retry, Retry):
         raise ConfigurationError(f"handler {name!r}: retry={retry!r} is no Retry(…)")
@@ -110,8 +120,8 @@ def _compile(
         concurrency=int(concurrency),
         prefetch=Credit(int(prefetch), settings["prefetch_bytes"]),
         parked=Credit(settings["parked"], settings["parked_bytes"]),
-        idempotent=bool(registration.idempotent) and registration.ack == "last",
-        identify=registration.idempotent if callable(registration.idempotent) else None,
+        idempotent=bool(idempotent) and registration.ack == "last",
+        identify=compile_identity(idempotent) if callable(idempotent) else None,
         publishes=publishes,
         publish_type=publishes if isinstance(publishes, str) else getattr(publishes, "name", ""),
         publish_key=_key(name, "publish_key", registration.publish_key, True),

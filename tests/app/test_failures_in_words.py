@@ -61,15 +61,14 @@ async def test_whatever_an_exception_says_is_a_reason(
     assert handled == [2]
 
 
-async def test_a_key_that_cannot_be_written_is_a_dead_letter_with_its_escape() -> None:
+async def test_a_key_that_cannot_be_written_is_a_dead_letter() -> None:
     app = App("shop", store="memory://")
 
     @app.on("order.created", key=lambda event: "k\udcff")
-    async def bill(order: dict) -> None:
-        raise Reject("no")
+    async def bill(order: dict) -> None: ...
 
     async with app.testing() as t:
         await t.send("order.created", {})
         (letter,) = t.dead_letters
-        assert letter.reason
-        assert letter.key is None or letter.key.encode()
+        assert "key function" in letter.reason
+        assert r"\udcff" in letter.reason

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace.errors import InvalidEvent
+from headrace.errors import InvalidEvent, encodable
 from headrace.event import Event
 
-__all__ = ["Key", "compile_key", "field"]
+__all__ = ["Key", "compile_identity", "compile_key", "field", "text"]
 
 #: What a user gives.
 Key = str | Callable[[Event], Any]
@@ -26,7 +26,8 @@ def compile_key(key: Key, typed: bool) -> Callable[[Event, Any], str]:
     ``typed``: the handler has a data parameter that is decoded; otherwise fields are read from ``event.data``.
     """
     if callable(key):
-        return lambda event, data: text(key(event), "key function")
+        return lambda event, data: text(key(event), "what the handler's key function returned")
+    what = f"the key {key!r}"
     if key.startswith("@"):
         name = key[1:]
 
@@ -34,7 +35,7 @@ def compile_key(key: Key, typed: bool) -> Callable[[Event, Any], str]:
             value = event._attributes.get(name, _MISSING)
             if value is _MISSING:
                 raise InvalidEvent(f"the event has no attribute {name!r}, which is the handler's key")
-            return value if value.__class__ is str else text(value, key)
+            return value if value.__class__ is str else text(value, what)
 
         return attribute
     path = key.split(".")
@@ -45,12 +46,28 @@ def compile_key(key: Key, typed: bool) -> Callable[[Event, Any], str]:
             value = getattr(data, first, _MISSING)
             if value.__class__ is str:
                 return value
-            return text(field(event, data, path), key)
+            return text(field(event, data, path), what)
 
         return direct
     if typed:
-        return lambda event, data: text(field(event, data, path), key)
-    return lambda event, data: text(field(event, event.data, path), key)
+        return lambda event, data: text(field(event, data, path), what)
+    return lambda event, data: text(field(event, event.data, path), what)
+
+
+def compile_identity(function: Callable[[Event], Any]) -> Callable[[Event], str]:
+    """The user's ``idempotent=`` function as the ledger needs it: without an identity an event would be another's
+    duplicate, so one that gets none is unusable (`InvalidEvent`)."""
+
+    def identity(event: Event) -> str:
+        value = function(event)
+        if value is None or value == "":
+            raise InvalidEvent(f"the handler's idempotent function gave no identity: it returned {value!r}")
+        try:
+            return text(value, "what it returned")
+        except InvalidEvent as error:
+            raise InvalidEvent(f"the handler's idempotent function gave no identity: {error}") from error
+
+    return identity
 
 
 def field(event: Event, data: Any, path: list[str]) -> Any:
@@ -69,9 +86,11 @@ def field(event: Event, data: Any, path: list[str]) -> Any:
     raise InvalidEvent(f"the data has no field {'.'.join(path)!r}, which is the handler's key")
 
 
-def text(value: Any, key: str) -> str:
-    """A scalar as the text that names a lane; `InvalidEvent` for anything else."""
+def text(value: Any, what: str) -> str:
+    """A scalar as the text that names a lane or an event; `InvalidEvent` for anything else, which says ``what`` it was."""
     if isinstance(value, str):
+        if not value.isascii() and encodable(value) != value:
+            raise InvalidEvent(f"{what} is {value!r}, which holds lone surrogates and so is no text")
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -80,5 +99,5 @@ def text(value: Any, key: str) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if value is None:
-        raise InvalidEvent(f"the key {key!r} is null; a key is a text, a number or a Boolean")
-    raise InvalidEvent(f"the key {key!r} is a {type(value).__name__}; a key is a text, a number or a Boolean")
+        raise InvalidEvent(f"{what} is null; it has to be a text, a number or a Boolean")
+    raise InvalidEvent(f"{what} is a {type(value).__name__}; it has to be a text, a number or a Boolean")
