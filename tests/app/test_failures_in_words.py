@@ -72,3 +72,29 @@ async def test_a_key_that_cannot_be_written_is_a_dead_letter() -> None:
         (letter,) = t.dead_letters
         assert "key function" in letter.reason
         assert r"\udcff" in letter.reason
+
+
+async def test_a_letter_that_its_store_cannot_take_keeps_no_other_from_its_place(caplog) -> None:
+    app = App("shop", broker="memory://", store="memory://")
+
+    @app.on("order.created")
+    async def bill(order: dict) -> None:
+        raise Reject(f"order {order['n']}")
+
+    async with app.running() as worker:
+        letters = worker.dead_letters
+        assert letters is not None
+        put = letters.put
+
+        async def choosy(batch):
+            if any(letter.reason == "rejected: order 1" for letter in batch):
+                raise ValueError("not this one")
+            return await put(batch)
+
+        letters.put = choosy
+        for number in range(3):
+            await app.publish("order.created", {"n": number})
+        while "not this one" not in caplog.text or len(letters.stored) < 2:
+            await asyncio.sleep(0.01)
+        assert worker.runtime.failure is None
+        letters.put = put

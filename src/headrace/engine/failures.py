@@ -18,9 +18,12 @@ from headrace.engine.ledger import AttemptError, Attempts
 from headrace.engine.letters import compose, replay_number
 from headrace.engine.stage import Stage
 from headrace.engine.transactional import ClaimLost
-from headrace.errors import Drop, InvalidEvent, Reject, RetryAfter, StoreUnavailable, words
+from headrace.errors import Drop, InvalidEvent, PublishFailed, Reject, RetryAfter, StoreUnavailable, words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.engine.dead_letters import DeadLetter
     from headrace.engine.outcomes import Outcomes
 
 __all__ = ["Failures"]
@@ -237,12 +240,12 @@ class Failures:
         runtime = self._runner.runtime
         now = runtime.clock.now()
         letters = [compose(self._handler, delivery, error, now=now) for delivery, error in batch]
-        stored = await self._outcomes.stored("dead_letter", lambda: runtime.dead_letters.put(letters))
+        stored = await self._put(letters)
         if self._deadlettered is not None:
             self._deadlettered(len(batch))
         for (delivery, error), letter, failure in zip(batch, letters, stored, strict=True):
             if failure is not None:
-                trouble = f"handler {self._handler.name!r}: dead letter {letter.id} cannot be stored: {failure}"
+                trouble = f"handler {self._handler.name!r}: dead letter {letter.id} cannot be stored: {words(failure)}"
                 self._outcomes.trouble = trouble
                 log.error("%s; it stays unsettled and is tried again", trouble)
                 self._loop.call_later(5.0, self.letters.add, (delivery, error))
@@ -263,6 +266,16 @@ class Failures:
             else:
                 self._outcomes.settle.add(delivery)
             await runtime.buried(letter, replay_number(delivery))
+
+    async def _put(self, letters: list[DeadLetter]) -> Sequence[Exception | None]:
+        """Store them. What a store raises because of what one letter holds is that letter's trouble alone; an outage is
+        waited for, and a store that is ours no more ends the app."""
+        try:
+            return await self._outcomes.stored("dead_letter", lambda: self._runner.runtime.dead_letters.put(letters))
+        except (ValueError, TypeError, OverflowError, PublishFailed) as error:
+            if len(letters) == 1:
+                return [error]
+            return [(await self._put([letter]))[0] for letter in letters]
 
 
 def _asked(error: BaseException) -> float | None:
