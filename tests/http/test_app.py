@@ -253,3 +253,39 @@ async def test_a_rejection_is_told_whatever_its_text_holds() -> None:
         reply = await at.post(b'{"id": "1", "amount": 1}')
         assert reply.status == 422
         assert msgspec.json.decode(reply.body)["detail"] == r"caf\udce9"
+
+
+async def test_an_exception_of_a_handler_is_logged_once_with_its_event(caplog: pytest.LogCaptureFixture) -> None:
+    app = App("shop")
+
+    @app.on(Receiver("/events"))
+    async def bill(order: Order) -> None:
+        raise RuntimeError("till is open")
+
+    async with running(app) as at:
+        assert (await at.post(b'{"id": "1", "amount": 1}')).status == 503
+    (record,) = [one for one in caplog.records if "till is open" in one.getMessage()]
+    assert record.exc_info is not None
+    assert (vars(record)["handler"], vars(record)["event_id"]) == ("bill", EVENT["ce-id"])
+
+
+async def test_requests_that_hold_no_event_are_counted() -> None:
+    app = App("shop")
+
+    @app.on(Receiver("/events"))
+    async def bill(order: Order) -> None: ...
+
+    async with app.running() as worker:
+        (source,) = worker.receivers
+        routes = Routes()
+        routes.add(source)
+        server = Server(routes, "127.0.0.1", 0)
+        await server.open()
+        at = Running(server)
+        assert (await at.post(ce_specversion="9.9")).status == 400
+        assert (await at.post(b"{", content_type="application/cloudevents+json")).status == 400
+        assert (await at.post(content_type="application/cloudevents+avro")).status == 415
+        assert source.requests.rejected == {"decode": 3}
+        routes.drain()
+        server.stop()
+    await server.close(grace=1.0)

@@ -98,6 +98,14 @@ def test_every_documented_name_is_written_and_no_other() -> None:
     assert written == DOCUMENTED
 
 
+def test_a_receiver_adds_the_requests_that_held_no_event() -> None:
+    metrics = everything()
+    receiver = metrics.runtime.handlers[0].subscriptions[1].source  # type: ignore[union-attr]
+    receiver.requests.refused(400)
+    receiver.requests.refused(429)
+    assert value(metrics, "headrace_events_rejected_total", source="http:/events", reason="decode") == 2
+
+
 def test_the_table_of_names_is_the_documented_one() -> None:
     table = {
         f"headrace_{metric.name}" + ("_total" if metric.kind == "counter" else ""): set(metric.labels)

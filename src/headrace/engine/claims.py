@@ -164,6 +164,7 @@ class Claims:
     def duplicate(self, delivery: Delivery) -> None:
         """A finished event came again."""
         self._measures.outcomes["duplicate"] += 1
+        self._outcomes.count_replays((delivery,), "duplicate")
         self._outcomes.unmarked(delivery, ACK)
 
     def finished_here(self) -> None:

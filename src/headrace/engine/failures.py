@@ -75,6 +75,7 @@ class Failures:
         self._measures.exception(error)
         self._remember(delivery, error)
         if delivery.answers:
+            self._tell(delivery, error)
             self._refuse(delivery, error)
             return
         retry = self._handler.retry
@@ -98,7 +99,7 @@ class Failures:
             delay,
             type(error).__name__,
             words(error),
-            extra={"event_id": delivery.event.id if delivery.event else None},
+            extra=_facts(self._handler.name, delivery),
         )
         self._outcomes.waiting_lanes[delivery] = None
         self.retries.add((delivery, self._loop.time() + delay))
@@ -126,7 +127,12 @@ class Failures:
             self._runner.park(delivery, self._loop.time() + LOOK_AGAIN)
 
     def _drop(self, delivery: Delivery, error: BaseException) -> None:
-        log.warning("handler %s: event dropped: %s", self._handler.name, words(error))
+        log.warning(
+            "handler %s: event dropped: %s",
+            self._handler.name,
+            words(error),
+            extra=_facts(self._handler.name, delivery),
+        )
         self._measures.outcomes["dropped"] += 1
         delivery._outcome = DROP
         self._outcomes.complete(delivery)
@@ -161,6 +167,7 @@ class Failures:
                 self._handler.name,
                 type(error).__name__,
                 words(error),
+                extra=_facts(self._handler.name, delivery),
             )
             self._runner.runtime.hand_back(delivery)
             self._runner.free_lane(delivery)
@@ -181,6 +188,20 @@ class Failures:
         delivery._history = None
         self._outcomes.releases.add(delivery)
         self._outcomes.unmarked(delivery, outcome)
+
+    def _tell(self, delivery: Delivery, error: BaseException) -> None:
+        """Log a failure of which the sender hears only the kind, and no letter tells. What a handler raised to be answered
+        is no failure of its own."""
+        meant = isinstance(error, (Reject, RetryAfter))
+        log.log(
+            logging.INFO if meant else logging.ERROR,
+            "handler %s: attempt failed, its sender is told: %s: %s",
+            self._handler.name,
+            type(error).__name__,
+            words(error),
+            extra=_facts(self._handler.name, delivery),
+            exc_info=None if meant else error,
+        )
 
     def _dead(self, delivery: Delivery, error: BaseException) -> None:
         self._outcomes.waiting_lanes[delivery] = None
@@ -247,7 +268,7 @@ class Failures:
             if failure is not None:
                 trouble = f"handler {self._handler.name!r}: dead letter {letter.id} cannot be stored: {words(failure)}"
                 self._outcomes.trouble = trouble
-                log.error("%s; it stays unsettled and is tried again", trouble)
+                log.error("%s; it stays unsettled and is tried again", trouble, extra=_facts(letter.handler, delivery))
                 self._loop.call_later(5.0, self.letters.add, (delivery, error))
                 continue
             log.error(
@@ -256,7 +277,10 @@ class Failures:
                 letter.id,
                 delivery.attempt,
                 letter.reason,
+                extra={"event_id": letter.event_id, **_facts(letter.handler, delivery)},
             )
+            if letter.replay:
+                self._measures.replayed["dead"] += 1
             self._measures.outcomes["dead"] += 1
             delivery._outcome = DEAD
             if delivery in self._outcomes.waiting_lanes:
@@ -276,6 +300,16 @@ class Failures:
             if len(letters) == 1:
                 return [error]
             return [(await self._put([letter]))[0] for letter in letters]
+
+
+def _facts(handler: str, delivery: Delivery) -> dict[str, str]:
+    """What a log line says of a delivery, as fields."""
+    event = delivery.event
+    if event is None:
+        return {"handler": handler}
+    facts = {"handler": handler, "event_id": event.id, "event_source": event.source, "event_type": event.type}
+    trace = str(event._attributes.get("traceparent", "")).split("-")
+    return facts | {"trace_id": trace[1]} if len(trace) == 4 else facts
 
 
 def _asked(error: BaseException) -> float | None:

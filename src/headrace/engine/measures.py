@@ -11,6 +11,8 @@ from typing import Final
 __all__ = ["OUTCOMES", "HandlerMeasures", "Histogram", "SinkMeasures", "SourceMeasures", "StoreMeasures"]
 
 OUTCOMES: Final = ("ok", "duplicate", "filtered", "expired", "retry", "dead", "dropped", "timeout", "cancelled")
+#: How a replayed dead letter ends: handled, known already, given up again, dropped, or not for this handler any more.
+REPLAYED: Final = ("ok", "duplicate", "dead", "dropped", "filtered", "expired")
 #: Distinct exception types counted for a handler; further ones count as "other".
 EXCEPTION_TYPES: Final = 50
 
@@ -36,9 +38,21 @@ class Histogram:
 class HandlerMeasures:
     """One handler. ``outcomes``: events by how they ended; ``duration``: seconds an attempt; ``age``: seconds from the event's
     time to its handling; ``exceptions``: by type name, capped; ``lookups``: ledger answers (``fresh duplicate busy``);
-    ``replayed``: replays by how they ended; ``fenced``: completions refused because the claim was lost."""
+    ``replayed``: replays by how they ended (`REPLAYED`); ``fenced``: completions refused because the claim was lost;
+    ``saw_replays``: until then none is looked for."""
 
-    __slots__ = ("age", "duration", "exceptions", "fenced", "limit", "lookups", "name", "outcomes", "replayed")
+    __slots__ = (
+        "age",
+        "duration",
+        "exceptions",
+        "fenced",
+        "limit",
+        "lookups",
+        "name",
+        "outcomes",
+        "replayed",
+        "saw_replays",
+    )
 
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
@@ -48,7 +62,8 @@ class HandlerMeasures:
         self.age = Histogram(AGES)
         self.exceptions: dict[str, int] = {}
         self.lookups = {"fresh": 0, "duplicate": 0, "busy": 0}
-        self.replayed: dict[str, int] = {}
+        self.replayed = dict.fromkeys(REPLAYED, 0)
+        self.saw_replays = False
         self.fenced = 0
 
     def exception(self, error: BaseException) -> None:

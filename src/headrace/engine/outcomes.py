@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headrace.engine.claims import Claims
@@ -17,6 +17,7 @@ from headrace.engine.delivery import ACK, Delivery, Outcome
 from headrace.engine.failpoints import passing
 from headrace.engine.failures import Failures
 from headrace.engine.ledger import Attempts, Identity
+from headrace.engine.letters import replay_number
 from headrace.engine.outputs import Outputs
 from headrace.engine.refusals import Refusals
 from headrace.engine.stage import Stage
@@ -111,6 +112,7 @@ class Outcomes:
         for delivery in good:
             delivery.source.settle(delivery, ACK)
         self.measures.outcomes["ok"] += settled
+        self.count_replays(good, "ok")
         if len(done) != len(batch):
             for delivery in batch:
                 outcome = delivery._outcome
@@ -124,6 +126,9 @@ class Outcomes:
                         continue
                 if outcome.kind == "ack":
                     self.measures.outcomes["ok"] += 1
+                    self.count_replays((delivery,), "ok")
+                elif outcome.kind == "drop":
+                    self.count_replays((delivery,), "dropped")
                 delivery.source.settle(delivery, outcome)
                 settled += 1
         suspicion, breaker = self.runner.suspicion, self.runner.breaker
@@ -147,6 +152,11 @@ class Outcomes:
             subscription.let_go(batch)
         self.runner.released(len(batch), sum([delivery.size for delivery in batch]))
         self.claims.finished_here()
+
+    def count_replays(self, ended: Iterable[Delivery], how: str) -> None:
+        """Those of them that are replays have ended so. A dead one is counted where its letter is stored."""
+        if self.measures.saw_replays:
+            self.measures.replayed[how] += sum(1 for delivery in ended if replay_number(delivery))
 
     async def _mark(self, batch: list[Delivery], state: str, refused: list[Delivery]) -> list[Delivery]:
         """Mark those that are still ours; returns what may be settled, and adds to ``refused`` what the ledger refused."""

@@ -155,6 +155,8 @@ class Subscription:
                 self._unusable(delivery, "decode")
                 continue
             attributes = event._attributes
+            if "replaynumber" in attributes:
+                runner.measures.saw_replays = True
             if "expirytime" in attributes and runner.runtime.expired(event, 0.0):
                 self._pass_by(delivery, "expired")
                 continue
@@ -283,6 +285,7 @@ class Subscription:
 
     def _pass_by(self, delivery: Delivery, outcome: str) -> None:
         self.runner.measures.outcomes[outcome] += 1
+        self.runner.outcomes.count_replays((delivery,), outcome)
         self.runner.outcomes.unmarked(delivery, ACK)
 
     def _age(self, event: object) -> None:

@@ -78,6 +78,7 @@ class Cycle:
             if len(self.body) > self._source.receiver.limits.body:
                 raise too_large(self._source.receiver.limits.body)
         except Refused as refused:
+            self._source.requests.refused(refused.status)
             self._answer(refused.answer())
             return
         if not self.more_body:
@@ -110,6 +111,7 @@ class Cycle:
             self._protocol.gone = self._gone
             self._deliveries = source.submit(self._headers, body, events, self._answer)
         except Refused as refused:
+            self._source.requests.refused(refused.status)
             self._answer(refused.answer())
         except Exception:
             log.exception("a request to %s failed inside the receiver; the sender was told 500", source.path)

@@ -8,12 +8,19 @@ __all__ = ["RequestMeasures"]
 
 
 class RequestMeasures:
-    """One receiver. ``durations``: by status code, seconds from the request's headers to its answer."""
+    """One receiver. ``durations``: by status code, seconds from the request's headers to its answer; ``rejected``: requests
+    that held no event which could be decoded, by reason as `headrace.engine.measures.SourceMeasures` has it."""
 
-    __slots__ = ("durations",)
+    __slots__ = ("durations", "rejected")
 
     def __init__(self) -> None:
         self.durations: dict[int, Histogram] = {}
+        self.rejected: dict[str, int] = {}
+
+    def refused(self, status: int) -> None:
+        """A request to deliver was answered before it reached a handler."""
+        if status in (400, 415):
+            self.rejected["decode"] = self.rejected.get("decode", 0) + 1
 
     def add(self, status: int, seconds: float) -> None:
         histogram = self.durations.get(status)

@@ -107,6 +107,8 @@ async def exchange(ingress: Ingress, scope: Scope, receive: Receive, send: Send)
             allow = ", ".join((*receiver.methods, "OPTIONS"))
             raise Refused(405, f"use {receiver.methods[0]} to send an event", headers=((b"allow", allow.encode()),))
     except Refused as refused:
+        if scope["method"] in receiver.methods:
+            ingress.requests.refused(refused.status)
         answer = refused.answer()
     except Gone:
         return

@@ -117,6 +117,7 @@ class Collector:
         if requests is not None:
             for code, durations in requests.durations.items():
                 samples.histogram("http_request_duration_seconds", durations, name, str(code))
+            samples.counters("events_rejected", requests.rejected, name)
         rebalances = getattr(source, "rebalances", None)
         if rebalances is not None:
             samples.counter("rebalances", rebalances, name)
