@@ -26,6 +26,7 @@ from headrace.engine.runner import Runner
 from headrace.engine.runtime import Runtime
 from headrace.engine.sink import Sink
 from headrace.engine.source import Source
+from headrace.engine.stored_replays import ReplayStore, StoredReplays
 from headrace.engine.transactional import Transactional, destination_of
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, StoreUnavailable
 from headrace.settings import Settings, hide_secrets
@@ -164,6 +165,8 @@ class Worker:
             sources = [self.source(compiled, binding)]
             if self.broker is not None and (compiled.buries or self._substitute is not None):
                 sources.append(self.broker.replays(binding))
+            elif self.broker is None and compiled.buries and self._substitute is None:
+                sources.extend(self._stored_replays(compiled.handler.name))
             opened.append((compiled, sources))
         for compiled, sources in opened:
             for source in sources:
@@ -173,6 +176,14 @@ class Worker:
                 self._take_part(runner)
         if self._role == "run" and self.store.outbox is not None:
             self.relay = Relay(self.store.outbox, self.runtime.publish, self._outbox_sink)
+
+    def _stored_replays(self, handler: str) -> list[Source]:
+        """Without a broker replays come through the file that keeps the letters, which is this worker's alone."""
+        letters = self.dead_letters
+        assert letters is not None
+        if not isinstance(letters, ReplayStore):
+            return []
+        return [StoredReplays(letters, letters, app=self.app, handler=handler, by=f"worker {self.owner.id}")]
 
     # Transactions and the outbox
 

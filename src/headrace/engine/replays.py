@@ -18,12 +18,17 @@ from headrace.engine.broker import Broker
 from headrace.engine.dead_letters import Action, DeadLetter, DeadLetterStore, Stored
 from headrace.errors import HeadraceError, encodable
 
-__all__ = ["UNFINISHED", "Chosen", "act_on_all", "audited", "drop_letter", "import_letter", "replay_letter"]
+__all__ = ["TAKEN", "UNFINISHED", "Chosen", "act_on_all", "audited", "drop_letter", "import_letter", "replay_letter"]
 
 #: The states that a letter is in until somebody decides about it.
 UNFINISHED = ("dead", "replaying")
 #: Letters that are worked on at once; letters of one key follow each other.
 AT_ONCE = 64
+
+#: In the audit of a letter that is replayed without a broker: the app's worker has it.
+TAKEN = "taken"
+#: Seconds in which it does.
+TAKEN_WITHIN = 10.0
 
 _CHANGED = "somebody else has changed it meanwhile; look at it again"
 
@@ -40,19 +45,24 @@ def audited(
 async def replay_letter(
     store: DeadLetterStore, broker: Broker | None, stored: Stored, *, by: str, reason: str = ""
 ) -> str:
-    """Replay one letter through its handler's replay channel. Returns why it was not done, or an empty text."""
+    """Replay one letter through its handler's replay channel; without a broker that is the store itself, where one worker
+    owns it and looks into it (`headrace.engine.stored_replays`). Returns why it was not done, or an empty text."""
     letter = stored.letter
-    if broker is None:
+    if broker is None and not hasattr(store, "replaying"):
         return "replay needs the app's broker: set HEADRACE_BROKER"
     if letter.state not in UNFINISHED:
         return f"it is {letter.state} already"
     if not await store.update(audited(letter, "replaying", by=by, reason=reason, state="replaying"), stored.revision):
         return _CHANGED
     try:
+        if broker is None:
+            letter.replayed()
+            await _taken(store, letter.id)
+            return ""
         await broker.replay(letter)
     except HeadraceError as error:
         current = await store.get(letter.id)
-        if current is not None:
+        if current is not None and current.letter.state == "replaying":
             failed = audited(current.letter, "dead", by=by, reason=f"replay failed: {error}", state="dead")
             await store.update(failed, current.revision)
         return str(error)
@@ -62,6 +72,22 @@ async def replay_letter(
             audited(current.letter, "replayed", by=by, reason=reason, state="replayed"), current.revision
         )
     return ""
+
+
+async def _taken(store: DeadLetterStore, id: str) -> None:
+    """Wait until the app's worker has taken the letter. Raises `HeadraceError` where none does."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + TAKEN_WITHIN
+    while True:
+        current = await store.get(id)
+        if current is None or current.letter.state != "replaying" or current.letter.audit[-1].action == TAKEN:
+            return
+        if loop.time() > end:
+            raise HeadraceError(
+                f"no worker took it within {TAKEN_WITHIN:g} s: an app without a broker has to run for a replay, in the same "
+                "folder or with the same store; one with a broker needs HEADRACE_BROKER here"
+            )
+        await asyncio.sleep(0.1)
 
 
 async def drop_letter(store: DeadLetterStore, stored: Stored, *, by: str, reason: str = "") -> str:

@@ -71,6 +71,17 @@ class SQLiteDeadLetters:
             ).fetchall()
         )
 
+    async def replaying(self, app: str, handler: str, limit: int) -> Sequence[Stored]:
+        """See `headrace.engine.stored_replays.ReplayStore`."""
+        rows = await self._file.do(
+            lambda c: c.execute(
+                "SELECT data, revision FROM headrace_letters WHERE app = ? AND state = 'replaying' AND handler = ?"
+                " ORDER BY last_seen LIMIT ?",
+                (app, handler, limit),
+            ).fetchall()
+        )
+        return [Stored(_letter.decode(data), revision) for data, revision in rows]
+
     async def update(self, letter: DeadLetter, revision: Revision) -> bool:
         row = (letter.state, letter.handler, letter.last_seen, msgspec.json.encode(letter), letter.id, revision)
         changed = await self._file.do(
