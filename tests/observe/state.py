@@ -46,7 +46,7 @@ class Handler:
         self.inflight = 0
         self.limit = limit
         self.paused = False
-        self.detail = ""
+        self.detail = self.store_trouble = ""
         self.subscriptions = [Subscription(source) for source in sources]
 
     def health_detail(self) -> str:

@@ -115,7 +115,7 @@ class Failures:
             self._measures.fenced += 1
             log.warning("handler %s: %s", self._handler.name, error)
         else:
-            self._outcomes.trouble = f"handler {self._handler.name!r} waits for the store: {error}"
+            self._outcomes.waits_for_store(error)
         if self._runner.stopping:
             self._runner.runtime.hand_back(delivery)
             self._runner.free_lane(delivery)

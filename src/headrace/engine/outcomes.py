@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from headrace.engine.claims import Claims
 from headrace.engine.delivery import ACK, Delivery, Outcome
@@ -32,18 +32,22 @@ __all__ = ["Outcomes"]
 T = TypeVar("T")
 log = logging.getLogger("headrace.engine")
 
+#: Seconds that a sender is kept waiting for a store that does not answer; the handler's timeout where that is shorter.
+PATIENCE: Final = 5.0
+
 _STATES = {"dead": "dead", "drop": "dropped"}
 
 
 class Outcomes:
-    """The stages behind the lanes of one handler. ``trouble`` is one sentence while a store or sink makes it wait."""
+    """The stages behind the lanes of one handler. ``trouble`` is one sentence while a store or sink makes it wait,
+    ``store_trouble`` while it is a store."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         handler = runner.handler
         self.handler = handler
         self.measures = runner.measures
-        self.trouble = ""
+        self.trouble = self.store_trouble = ""
         runtime = runner.runtime
         self.ledger = runtime.ledger if handler.idempotent else None
         self.outputs = Outputs(self)
@@ -202,8 +206,9 @@ class Outcomes:
         self.runner.released(1, delivery.size)
 
     async def stored(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Call a store until it answers: it is waited for, never worked around."""
+        """Call a store until it answers: it is waited for, never worked around. Senders who wait do so for a bounded time."""
         delay = 0.1
+        patience = self._loop.time() + min(PATIENCE, self.handler.timeout)
         measures = self.runner.runtime.store_measures
         while True:
             begun = self._loop.time()
@@ -213,14 +218,31 @@ class Outcomes:
                 measures.error(operation)
                 if not self.trouble:
                     log.warning("handler %s waits for the store (%s): %s", self.handler.name, operation, error)
-                self.trouble = f"handler {self.handler.name!r} waits for the store: {error}"
+                self.waits_for_store(error)
+                if self._loop.time() >= patience:
+                    self._answer_senders(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
             else:
                 measures.add(operation, self._loop.time() - begun)
                 if self.trouble:
-                    self.trouble = ""
+                    self.trouble = self.store_trouble = ""
                 return answer
+
+    def waits_for_store(self, error: StoreUnavailable) -> None:
+        """A store did not answer: told by `health_detail`, and the handler is not ready."""
+        self.trouble = self.store_trouble = f"handler {self.handler.name!r} waits for the store: {error}"
+
+    def _answer_senders(self, error: StoreUnavailable) -> None:
+        """Senders who wait for an outcome that only the store can decide are told to come again. What runs runs on to its
+        end; what the sender was told is void, and its claim goes back when the store is."""
+        running = set(self.runner.deadlines.running())
+        for subscription in self.runner.subscriptions:
+            for delivery in [one for one in subscription.held if one.answers and one not in running]:
+                # One that was acknowledged first has another source by now.
+                if delivery.voided is None and delivery.source is subscription.source:
+                    delivery.source.settle(delivery, Outcome("retry", delay=1.0, error=error))
+                    delivery.void("the store does not answer; the sender was told so")
 
     async def join(self) -> None:
         """Wait until every stage is empty."""

@@ -403,6 +403,11 @@ class Runner:
             await self.suspicion.close()
         await self.outcomes.close()
 
+    @property
+    def store_trouble(self) -> str:
+        """One sentence while a store that the handler needs does not answer, else empty."""
+        return self.outcomes.store_trouble
+
     def health_detail(self) -> str:
         """One sentence where something holds the handler up, else empty."""
         if self.parking.full:

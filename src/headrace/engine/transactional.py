@@ -111,7 +111,7 @@ class Transactional:
         if rows:
             self._outbox.committed()
         if outcomes.trouble:
-            outcomes.trouble = ""
+            outcomes.trouble = outcomes.store_trouble = ""
         delivery._outcome = Committed("ack", result=answer)
 
 

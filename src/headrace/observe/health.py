@@ -1,7 +1,8 @@
 """The three probes: what each of them asks, and nothing else.
 
 ``/startupz``: imported, store migrated, connected once. ``/livez``: the loop runs; never the broker, or an outage of
-the broker would become a storm of restarts. ``/readyz``: every subscription is connected and the app is not draining.
+the broker would become a storm of restarts. ``/readyz``: every subscription is connected, the store answers, and the
+app is not draining.
 An orchestrator acts on the status; people read the body, which says what is amiss.
 """
 
@@ -44,6 +45,8 @@ def readiness(runtime: Runtime | None) -> Verdict:
     for handler in runtime.handlers:
         name = handler.measures.name
         handlers[name] = _handler(handler)
+        if handler.store_trouble:
+            reasons.append(handler.store_trouble)
         reasons.extend(
             f"handler {name}: source {source['name']} is not connected" + (f": {detail}" if detail else "")
             for source in handlers[name]["sources"]

@@ -37,7 +37,8 @@ class SubscriptionState(Protocol):
 
 
 class HandlerState(Protocol):
-    """``inflight``: attempts that run now; ``limit``: how many may; ``health_detail``: what holds it up, or empty."""
+    """``inflight``: attempts that run now; ``limit``: how many may; ``health_detail``: what holds it up, or empty;
+    ``store_trouble``: that a store does not answer, or empty."""
 
     measures: HandlerMeasures
     inflight: int
@@ -46,6 +47,9 @@ class HandlerState(Protocol):
 
     @property
     def subscriptions(self) -> Sequence[SubscriptionState]: ...
+
+    @property
+    def store_trouble(self) -> str: ...
 
     def health_detail(self) -> str: ...
 
