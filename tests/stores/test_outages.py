@@ -5,6 +5,7 @@ the long form, which is longer than a lease.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from headrace import App, Retry
+from headrace.errors import StoreUnavailable
 from headrace.stores import Transaction
 from headrace.stores import redis as stores_redis
 from headrace.stores.postgres import pool as pools
@@ -81,19 +83,25 @@ class FullDisk:
         def fill(connection: sqlite3.Connection) -> None:
             connection.execute("CREATE TABLE IF NOT EXISTS filler (data)")
             connection.execute(
-                "CREATE TRIGGER full BEFORE INSERT ON headrace_marks BEGIN INSERT INTO filler SELECT zeroblob(8192); END"
+                "CREATE TRIGGER IF NOT EXISTS full BEFORE INSERT ON headrace_marks BEGIN INSERT INTO filler SELECT zeroblob(8192); END"
             )
 
-        await self.file.do(fill)
-        await self.file.do(
+        await self.done(fill)
+        await self.done(
             lambda c: (
                 c.execute(f"PRAGMA max_page_count = {c.execute('PRAGMA page_count').fetchone()[0]}").fetchone() and None
             )
         )
 
     async def end(self) -> None:
-        await self.file.do(lambda c: c.execute("PRAGMA max_page_count = 1000000").fetchone() and None)
-        await self.file.do(lambda c: c.execute("DROP TRIGGER full") and None)
+        await self.done(lambda c: c.execute("PRAGMA max_page_count = 1000000").fetchone() and None)
+        await self.done(lambda c: c.execute("DROP TRIGGER IF EXISTS full") and None)
+
+    async def done(self, work) -> None:
+        # It may share its transaction with a mark that finds the disk full: then none of it was done.
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                return await self.file.do(work)
 
 
 class SmallDiskFull:
