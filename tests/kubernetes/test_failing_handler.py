@@ -30,7 +30,7 @@ HISTORY = os.open(os.environ["HISTORY"], os.O_WRONLY | os.O_APPEND | os.O_CREAT,
 async def handle(event: Event) -> None:
     how = event.data.get("data", {}).get("how", "")
     os.write(HISTORY, json.dumps([event["name"], event.type.rpartition(".")[2], how]).encode() + b"\\n")
-    if how == "raises":
+    if how == "raises" and "replayof" not in event:
         raise RuntimeError("this object is too much")
     if how == "kills" and not event.type.endswith(".delete"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -58,14 +58,17 @@ class Failing:
         lines = path.read_text().splitlines() if path.exists() else []
         return [(verb, how) for found, verb, how in map(json.loads, lines) if found == name]
 
-    def letters(self) -> list[dict[str, Any]]:
-        listing = subprocess.run(
-            [sys.executable, "-m", "headrace", "dlq", "ls", "--app", "failing", "--json"],
+    def dlq(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "headrace", "dlq", command, "--app", "failing", *options],
             env=self.run.environment,
             cwd=self.run.folder,
             capture_output=True,
             text=True,
         )
+
+    def letters(self) -> list[dict[str, Any]]:
+        listing = self.dlq("ls", "--json")
         assert listing.returncode in (0, 3), listing.stderr
         return [json.loads(line) for line in listing.stdout.splitlines()]
 
@@ -101,6 +104,16 @@ async def test_a_handler_that_raises_on_one_object_holds_its_lane_alone(failing:
     await failing.until(lambda: bool(failing.starts("last")), "not told after the restart")
     assert failing.run.history.read_bytes() == before + b'["last", "add", ""]\n'
     assert await asyncio.to_thread(failing.run.stop) == 0
+
+
+async def test_the_dead_letter_of_a_watch_without_a_broker_is_replayed(failing: Failing, actor: Actor) -> None:
+    failing.run.start()
+    await actor.configmap("bad", how="raises")
+    await failing.until(lambda: len(failing.letters()) == 1, "no dead letter")
+    replay = await asyncio.to_thread(failing.dlq, "replay", "--yes")
+    assert replay.returncode == 0, replay.stderr
+    await failing.until(lambda: failing.starts("bad") == [("add", "raises")] * 4, "the replay did not come")
+    await failing.until(lambda: not failing.letters(), "the letter is not finished")
 
 
 async def test_an_object_that_kills_the_process_is_dead_lettered_and_its_neighbours_are_handled(
