@@ -192,7 +192,10 @@ class App(Router):
         outside it is random. ``key`` is the ordering key, also written as ``partitionkey``. Inside a transactional handler
         the event goes to the outbox and leaves with the commit; then the answer's position is ``outbox``.
 
-        Raises `PublishFailed` where the broker does not confirm it, `InvalidEvent` for data that cannot be encoded.
+        Raises `PublishFailed` where the broker or sink does not confirm it: it is tried once here, and ``transient`` and
+        ``retry_after`` (seconds, or ``None``) of the error say whether and when to call again; in a handler that lets the
+        error through, its retry waits that long. What ``publishes=`` sends is repeated by itself.
+        Raises `InvalidEvent` for data that cannot be encoded.
         """
         global _publish
         if _publish is None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
@@ -13,14 +14,16 @@ from typing import Any
 
 import pytest
 
-from headrace import Event
+from headrace import App, Event
 from headrace.cloudevents import http as binding_http
 from headrace.engine.sink import Publication, Published
 from headrace.errors import ConfigurationError, ConnectionFailed, PublishFailed, RefusedError
-from headrace.http import Endpoint
+from headrace.http import Endpoint, Receiver
 from headrace.http.addresses import is_public, resolve
 from headrace.http.endpoint import EndpointSink
 from headrace.http.server import Server
+from tests.http.answering import EVENT as HEADERS
+from tests.http.answering import Mounted
 
 EVENT = Event(type="order.created", source="/shop", id="1", data={"a": 1}, subject="ü")
 Answer = tuple[int, list[tuple[bytes, bytes]]]
@@ -296,3 +299,58 @@ def test_an_endpoint_that_cannot_be_is_refused_when_it_is_declared(arguments: di
     with pytest.raises(ConfigurationError) as caught:
         Endpoint(**arguments)
     assert "pw" not in str(caught.value)
+
+
+# From an app
+
+
+@pytest.mark.parametrize("value", ["1", "date"])
+async def test_a_handlers_output_waits_as_long_as_retry_after_says(value: str) -> None:
+    text = formatdate(time.time() + 3, usegmt=True) if value == "date" else value
+    async with target((503, [(b"retry-after", text.encode())]), 204) as (application, sink):
+        app = App("shop", store="memory://")
+        times: list[float] = []
+        loop = asyncio.get_running_loop()
+        declared = sink.endpoint
+
+        @app.on(Receiver("/in"), publishes=declared, timeout=20)
+        async def bill(event: Event) -> dict[str, int]:
+            times.append(loop.time())
+            return {"a": 1}
+
+        async with app.running() as worker:
+            (source,) = worker.receivers
+            reply = await Mounted(source).call("POST", "/in", {**HEADERS}, b"{}")
+        assert reply is not None
+        assert (reply.status, len(application.requests), len(times)) == (204, 2, 1)
+        assert loop.time() - times[0] >= 0.9
+
+
+async def test_a_sender_does_not_wait_for_a_sink_that_asks_for_long_patience() -> None:
+    async with target((503, [(b"retry-after", b"60")])) as (_, sink):
+        app = App("shop", store="memory://", drain=0.1)
+
+        @app.on(Receiver("/in"), publishes=sink.endpoint)
+        async def bill(event: Event) -> dict[str, int]:
+            return {"a": 1}
+
+        async with app.running() as worker:
+            (source,) = worker.receivers
+            async with asyncio.timeout(30):
+                reply = await Mounted(source).call("POST", "/in", {**HEADERS}, b"{}")
+        assert reply is not None
+        assert (reply.status, reply.headers["retry-after"]) == (503, "60")
+
+
+async def test_a_program_that_only_publishes_ends_without_an_open_client() -> None:
+    async with target(503) as (_, sink):
+        program = (
+            "import asyncio\nfrom headrace import App\nfrom headrace.http import Endpoint\n"
+            "app = App('shop', store='memory://')\n"
+            f"asyncio.run(app.publish(Endpoint({sink.endpoint.target.url!r}, allow_private=True), {{}}, type='t'))\n"
+        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stderr=asyncio.subprocess.PIPE)
+        _, errors = await process.communicate()
+    assert b"answered 503: it does not take events now" in errors
+    assert b"tried again" not in errors
+    assert b"Unclosed" not in errors

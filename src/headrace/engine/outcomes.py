@@ -32,7 +32,7 @@ __all__ = ["Outcomes"]
 T = TypeVar("T")
 log = logging.getLogger("headrace.engine")
 
-#: Seconds that a sender is kept waiting for a store that does not answer; the handler's timeout where that is shorter.
+#: Seconds that a sender is kept waiting for a store or sink that does not answer; the handler's timeout where that is shorter.
 PATIENCE: Final = 5.0
 
 _STATES = {"dead": "dead", "drop": "dropped"}
@@ -208,7 +208,7 @@ class Outcomes:
     async def stored(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         """Call a store until it answers: it is waited for, never worked around. Senders who wait do so for a bounded time."""
         delay = 0.1
-        patience = self._loop.time() + min(PATIENCE, self.handler.timeout)
+        patience = self.patience_ends()
         measures = self.runner.runtime.store_measures
         while True:
             begun = self._loop.time()
@@ -220,7 +220,9 @@ class Outcomes:
                     log.warning("handler %s waits for the store (%s): %s", self.handler.name, operation, error)
                 self.waits_for_store(error)
                 if self._loop.time() >= patience:
-                    self._answer_senders(error)
+                    running = set(self.runner.deadlines.running())
+                    held = [one for sub in self.runner.subscriptions for one in sub.held if one not in running]
+                    self.answer_senders(held, self.trouble, 1.0)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
             else:
@@ -233,16 +235,19 @@ class Outcomes:
         """A store did not answer: told by `health_detail`, and the handler is not ready."""
         self.trouble = self.store_trouble = f"handler {self.handler.name!r} waits for the store: {error}"
 
-    def _answer_senders(self, error: StoreUnavailable) -> None:
-        """Senders who wait for an outcome that only the store can decide are told to come again. What runs runs on to its
-        end; what the sender was told is void, and its claim goes back when the store is."""
-        running = set(self.runner.deadlines.running())
-        for subscription in self.runner.subscriptions:
-            for delivery in [one for one in subscription.held if one.answers and one not in running]:
-                # One that was acknowledged first has another source by now.
-                if delivery.voided is None and delivery.source is subscription.source:
-                    delivery.source.settle(delivery, Outcome("retry", delay=1.0, error=error))
-                    delivery.void("the store does not answer; the sender was told so")
+    def patience_ends(self) -> float:
+        """Until when (the loop's time) a sender is kept waiting for a store or sink that does not answer from now on."""
+        return self._loop.time() + min(PATIENCE, self.handler.timeout)
+
+    def answer_senders(self, deliveries: Iterable[Delivery], trouble: str, delay: float) -> None:
+        """Those of these deliveries whose senders wait are answered: come again. What they were told makes their deliveries
+        void; claims go back when the store answers."""
+        sources = [subscription.source for subscription in self.runner.subscriptions]
+        for delivery in deliveries:
+            # One that was acknowledged first has another source by now.
+            if delivery.answers and delivery.voided is None and delivery.source in sources:
+                delivery.source.settle(delivery, Outcome("retry", delay=delay, error=HeadraceError(trouble)))
+                delivery.void("its sender was told to send it again")
 
     async def join(self) -> None:
         """Wait until every stage is empty."""

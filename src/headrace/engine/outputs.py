@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import inspect
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.cloudevents.extensions import HOP_COUNT, derived_from
@@ -135,32 +136,60 @@ class Outputs:
             owners.extend([delivery] * len(made))
             publications.extend(made)
         delay = 0.1
-        while publications:
-            results = await outcomes.runner.runtime.publish(handler.publishes, publications)
+        patience = outcomes.patience_ends()
+        while True:
             again: list[tuple[Delivery, Publication]] = []
+            asked = 0.0
+            results: Sequence[Published | Exception] = ()
+            if publications:
+                results = await outcomes.runner.runtime.publish(handler.publishes, publications)
             for owner, publication, published in zip(owners, publications, results, strict=True):
                 if isinstance(published, Published):
                     continue
                 if isinstance(published, PublishFailed) and published.transient:
                     again.append((owner, publication))
+                    asked = max(asked, published.retry_after or 0.0)
                     if not outcomes.trouble:
                         log.warning("handler %s waits for its sink: %s", handler.name, published)
                     outcomes.trouble = f"handler {handler.name!r} waits for its sink: {published}"
                 elif owner not in failed:
                     failed.add(owner)
                     outcomes.failures.failed(owner, Reject(f"output refused: {published}"))
-            if again:
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 2.0)
-            # What its source has lost meanwhile is its new owner's to publish.
-            again = [(owner, one) for owner, one in again if owner not in failed and owner.voided is None]
+            # What is confirmed does not wait for what is not.
+            waiting = {owner for owner, _ in again if owner not in failed and owner.voided is None}
+            self._confirmed([delivery for delivery in ready if delivery not in failed and delivery not in waiting])
+            if not waiting:
+                if delay > 0.1:
+                    outcomes.trouble = ""
+                return
+            if asyncio.get_running_loop().time() + asked >= patience:
+                outcomes.answer_senders(waiting, outcomes.trouble, asked or 1.0)
+            # Retry-After wins over our own delay.
+            await self._pause(asked or delay, waiting)
+            delay = min(2 * delay, 2.0)
+            ready = [delivery for delivery in ready if delivery in waiting]
+            again = [(owner, one) for owner, one in again if owner in waiting]
             owners, publications = [owner for owner, _ in again], [one for _, one in again]
-            if not publications and delay > 0.1:
-                outcomes.trouble = ""
-        confirmed = [delivery for delivery in ready if delivery not in failed]
-        if self._published is not None:
-            self._published(len(confirmed))
-        for delivery in confirmed:
+
+    async def _pause(self, seconds: float, waiting: set[Delivery]) -> None:
+        """Sleep until the sink is to be asked again. What its source loses meanwhile is its new owner's to publish: it leaves
+        ``waiting``, and its claim goes back now."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            if lost := [delivery for delivery in waiting if delivery.voided is not None]:
+                self._confirmed(lost)
+                waiting.difference_update(lost)
+            if not waiting or (left := end - loop.time()) <= 0:
+                return
+            await asyncio.sleep(min(left, 1.0))
+
+    def _confirmed(self, deliveries: list[Delivery]) -> None:
+        """All outputs of these are out, or they were lost."""
+        outcomes = self._outcomes
+        if self._published is not None and deliveries:
+            self._published(len(deliveries))
+        for delivery in deliveries:
             if delivery.voided is not None:
                 outcomes.voided(delivery)
             else:

@@ -2,11 +2,13 @@
 
 No redirects are followed; private addresses are refused unless allowed, and the address that was judged is the one that
 is called. Statuses that waiting may mend (404, 408, 409, 425, 429, 5xx; http-webhook.md, 2.2, RFC 9110) are transient:
-the engine waits, for as long as Retry-After says, and repeats the publication. Any other answer is final.
+where a handler publishes, the
+engine waits, for as long as Retry-After says, and repeats the publication. Any other answer is final.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -74,6 +76,7 @@ class Poster:
         self._target = target
         self._connections = connections
         self._client: aiohttp.ClientSession | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Resolve and judge the address; make the client. Raises `RefusedError`, `ConnectionFailed`."""
@@ -90,6 +93,7 @@ class Poster:
             headers=target.headers,
             trust_env=False,
         )
+        self._keeper = asyncio.get_running_loop().create_task(_closed_at_the_end(self._client))
 
     async def post(self, body: bytes, headers: Sequence[tuple[str, str]]) -> Published | PublishFailed:
         """One request: confirmed by a 2xx, else how it failed."""
@@ -115,10 +119,12 @@ class Poster:
 
     def _failure(self, status: int, retry_after: str | None, said: bytes) -> PublishFailed:
         if status in TRANSIENT or status >= 500:
+            seconds = retry_after_seconds(retry_after)
+            asked = "" if seconds is None else f", and asks for {seconds:g} s of patience"
             return PublishFailed(
-                f"{self.name} answered {status}; it is tried again",
+                f"{self.name} answered {status}: it does not take events now{asked}",
                 transient=True,
-                retry_after=retry_after_seconds(retry_after),
+                retry_after=seconds,
             )
         if 300 <= status < 400:
             remedy = "redirects are not followed: give the final URL"
@@ -132,6 +138,17 @@ class Poster:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+
+
+async def _closed_at_the_end(client: aiohttp.ClientSession) -> None:
+    """Closes a client that nobody closed: a program that only publishes ends with its loop, which cancels this."""
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await client.close()
 
 
 def retry_after_seconds(retry_after: str | None) -> float | None:
