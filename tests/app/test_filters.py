@@ -63,6 +63,46 @@ async def test_a_loop_of_handlers_is_stopped_by_the_hop_count() -> None:
         assert [event["hopcount"] for event in t.published] == list(range(1, 65))
 
 
+@pytest.mark.parametrize("called", [False, True], ids=["returned", "app.publish"])
+@pytest.mark.parametrize("copied", [False, True], ids=["new", "a copy of its cause"])
+async def test_a_loop_of_events_with_ids_of_their_own_is_stopped(called: bool, copied: bool) -> None:
+    app = App("shop")
+    starts = 0
+
+    async def again(event: Event) -> Event | None:
+        nonlocal starts
+        starts += 1
+        assert starts < 100
+        new = Event(type="ping", source="/own", id=f"own-{starts}", hopcount=0)
+        output = event.replace(id=new.id) if copied else new
+        if not called:
+            return output
+        await app.publish("ping", output)
+        return None
+
+    app.on("ping", publishes=None if called else "ping")(again)
+
+    async with app.testing() as t:
+        first = await t.send("ping", {})
+        (letter,) = t.dead_letters
+        assert "loop" in letter.reason
+        assert [event["hopcount"] for event in t.published] == list(range(1, 65))
+        assert {event["correlationid"] for event in t.published} == {first.id}
+        assert [event["causationid"] for event in t.published[:2]] == [first.id, "own-1"]
+
+
+async def test_the_event_at_hand_is_passed_on_as_it_is() -> None:
+    app = App("shop")
+
+    @app.on("order.created", publishes="order.copied")
+    async def copy(event: Event) -> Event:
+        return event
+
+    async with app.testing() as t:
+        sent = await t.send("order.created", {"n": 1})
+        assert t.published == [sent]
+
+
 async def test_a_hop_count_that_is_none_does_not_keep_an_event_from_its_handler() -> None:
     app = App("shop")
 

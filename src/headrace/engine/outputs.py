@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from headrace.cloudevents.extensions import HOP_COUNT, derived_from
+from headrace.cloudevents.extensions import HOP_COUNT, derived_from, hop_count
 from headrace.engine.failpoints import passing
 from headrace.engine.letters import replay_number
 from headrace.engine.sink import Publication, Published
@@ -69,12 +69,20 @@ def make_event(
             raise Reject(f"events derive from one another more than {HOP_LIMIT} times: a loop of handlers")
     if isinstance(value, Event):
         event = value.replace(**given) if given else value
-        if origin is not None and parent is not None and event._made_id:
-            identifier = derived_id(origin, handler, position, replay_number(parent))
-            for name, derivation in derived.items():
-                given.setdefault(name, event.get(name, derivation))
-            event = event.replace(**{**given, "id": identifier})
-        return event
+        if origin is None or parent is None or (event.id == origin.id and event.source == origin.source):
+            # The event at hand, passed on: it derives from nothing, and each handler takes it once.
+            return event
+        added: dict[str, Any] = {}
+        for name, derivation in derived.items():
+            own = event.get(name)
+            # What a copy of the event at hand (`replace`) brought along was said of that event.
+            if name not in given and (own is None or own == origin.get(name)):
+                added[name] = derivation
+        if HOP_COUNT not in added and HOP_COUNT not in given:
+            added[HOP_COUNT] = _further(event, derived[HOP_COUNT])
+        if event._made_id:
+            added["id"] = derived_id(origin, handler, position, replay_number(parent))
+        return event.replace(**added)
     if origin is not None and parent is not None:
         derived.setdefault("id", derived_id(origin, handler, position, replay_number(parent)))
         if "traceparent" in origin:
@@ -90,6 +98,14 @@ def make_event(
     event = Event(data=value, **attributes)
     _ = event.raw  # encoded here, where an error has a name, and not in the sink
     return event
+
+
+def _further(event: Event, hops: int) -> int:
+    """The larger hop count: an event that brings its own does not set back that of the row it stands in."""
+    try:
+        return max(hop_count(event), hops)
+    except InvalidEvent:
+        return hops
 
 
 class Outputs:
