@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from headrace.http.asgi import Routes
+from headrace.http.answers import problem
+from headrace.http.asgi import Routes, reply
 
 if TYPE_CHECKING:
     from headrace.app import App
@@ -14,20 +16,28 @@ if TYPE_CHECKING:
 __all__ = ["Mounted"]
 
 Message = MutableMapping[str, Any]
+log = logging.getLogger("headrace.http")
+
+NOT_STARTED = (
+    "the app behind this path was never started: no ASGI lifespan has reached it, and hosts run none for what they mount; "
+    "enter app.running() in the host's own lifespan"
+)
 
 
 class Mounted:
-    """Answers HTTP for the receivers; ASGI lifespan events start and drain the app."""
+    """Answers HTTP for the receivers; ASGI lifespan events start and drain the app. Before, every request is a 503."""
 
     def __init__(self, app: App) -> None:
         self._app = app
         self._routes = Routes()
         self._stack = AsyncExitStack()
+        self._attached = self._told = False
         if app._worker is not None:
             self.attach(app._worker.receivers)
 
     def attach(self, receivers: Sequence[Any]) -> None:
         """Route to these sources from now on."""
+        self._attached = True
         self._routes = Routes()
         for source in receivers:
             self._routes.add(source)
@@ -38,6 +48,12 @@ class Mounted:
         receive: Callable[[], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
+        if scope["type"] == "http" and not self._attached:
+            if not self._told:
+                self._told = True
+                log.error("%s (app %r)", NOT_STARTED, self._app.name)
+            await reply(send, problem(503, NOT_STARTED, retry_after=1))
+            return
         if scope["type"] != "lifespan":
             await self._routes(scope, receive, send)
             return

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
+from headrace import App, Event
 from headrace.engine.delivery import ACK, Outcome
 from headrace.errors import ConfigurationError, Reject
 from headrace.http import Receiver
@@ -141,3 +142,52 @@ async def test_a_failure_inside_the_receiver_is_a_500_that_tells_nothing(caplog:
     assert reply.status == 500
     assert b"inner" not in reply.body
     assert "/events" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path", "status"),
+    [
+        ("/hooks", "/hooks/events", 204),
+        ("/hooks/", "/hooks/events", 204),
+        ("/hooks", "/events", 204),
+        ("/hooks", "/hooks", 204),
+        ("/hook", "/hooks/events", 404),
+        ("/hooks", "/hooks/hooks/events", 404),
+        ("", "/hooks/events", 404),
+        ("/hooks", "/hooks/old", 410),
+    ],
+)
+async def test_a_path_is_looked_up_below_the_mount(root_path: str, path: str, status: int) -> None:
+    app = App("shop", store="memory://")
+
+    @app.on(Receiver("/events", retired=["/old"]))
+    async def received(event: Event) -> None:
+        return None
+
+    @app.on(Receiver("/"))
+    async def root(event: Event) -> None:
+        return None
+
+    async with app.running():
+        reply = await Mounted(app.asgi).call("POST", path, EVENT, b"{}", root_path=root_path)
+    assert reply is not None
+    assert reply.status == status
+
+
+async def test_an_app_that_no_lifespan_has_reached_says_so() -> None:
+    app = App("shop", store="memory://")
+
+    @app.on(Receiver("/events"))
+    async def received(event: Event) -> None:
+        return None
+
+    mounted = Mounted(app.asgi)
+    reply = await mounted.call("POST", "/hooks/events", EVENT, b"{}", root_path="/hooks")
+    assert reply is not None
+    assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+    assert "lifespan" in reply.problem["detail"]
+    assert "app.running()" in reply.problem["detail"]
+    async with app.running():
+        reply = await mounted.call("POST", "/hooks/events", EVENT, b"{}", root_path="/hooks")
+        assert reply is not None
+        assert reply.status == 204

@@ -1,7 +1,8 @@
 """The ASGI application in front of all receivers of an app: one table from path to source.
 
 Served by `headrace.http.server` or mounted in any ASGI application; a prefix under which it is mounted arrives as
-``root_path`` and is taken off. Nothing here logs a request's query string: it may carry an access token.
+``root_path`` and is taken off, whether the host left it in ``path`` (ASGI HTTP 2.3 and later) or not.
+Nothing here logs a request's query string: it may carry an access token.
 """
 
 from __future__ import annotations
@@ -74,9 +75,19 @@ class Routes:
             source.drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        source = self._routes.get(scope.get("path", ""))
-        if source is None or scope["type"] != "http":
+        if scope["type"] != "http":
             await self._elsewhere(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if scope.get("root_path"):
+            path = self._below(scope["root_path"].rstrip("/"), path)
+        source = self._routes.get(path)
+        if source is None:
+            if path in self._retired:
+                # http-webhook.md, 2.2: the sender shall refrain from sending further notifications.
+                await reply(send, problem(410, "this receiver is retired; send no more events here"))
+            else:
+                await reply(send, problem(404, "no receiver has this path"))
             return
         try:
             await source(scope, receive, send)
@@ -87,25 +98,20 @@ class Routes:
             log.exception("a request to %s failed inside the receiver; the sender was told 500", source.path)
             await reply(send, problem(500, "the receiver failed; send the event again", retry_after=1))
 
+    def _below(self, prefix: str, path: str) -> str:
+        """The path under the prefix where the application is mounted; one that does not begin with it is that already."""
+        if path == prefix:
+            return "/"
+        below = path[len(prefix) :] if path.startswith(f"{prefix}/") else path
+        # A host of before ASGI HTTP 2.3 has taken the prefix off; a receiver's path may begin like it.
+        return path if below not in self._routes and path in self._routes else below
+
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})
-        else:
-            path: str = scope["path"]
-            prefix = scope.get("root_path", "").rstrip("/")
-            if prefix and path.startswith(prefix):
-                path = path[len(prefix) :]
-            source = self._routes.get(path)
-            if source is not None:
-                await source(scope, receive, send)
-            elif path in self._retired:
-                # http-webhook.md, 2.2: the sender shall refrain from sending further notifications.
-                await reply(send, problem(410, "this receiver is retired; send no more events here"))
-            else:
-                await reply(send, problem(404, "no receiver has this path"))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
