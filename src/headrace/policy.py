@@ -93,6 +93,8 @@ class Retry:
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or self.attempts < 1:
             raise ValueError(f"Retry(attempts=…) is a whole number, at least 1; got {self.attempts!r}")
+        if not callable(getattr(self.backoff, "delay", None)):
+            raise TypeError(f"Retry(backoff=…) is a Backoff such as headrace.exponential(…); got {self.backoff!r}")
         if self.budget is not None and self.budget < 0:
             raise ValueError(f"Retry(budget=…) is seconds, 0 or more; got {self.budget!r}")
         kinds: object = self.on if isinstance(self.on, tuple) else (self.on,)

@@ -29,6 +29,7 @@ from headrace.engine.source import Source
 from headrace.engine.stored_replays import ReplayStore, StoredReplays
 from headrace.engine.transactional import Transactional, destination_of
 from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError, StoreUnavailable
+from headrace.observe.tracing import discover
 from headrace.settings import Settings, hide_secrets
 from headrace.stores import Store, open_store
 
@@ -152,6 +153,7 @@ class Worker:
             clock=self._clock,
             suspects=await self._begin_suspects(),
             breaker=Limits(settings["breaker_failures"], settings["breaker_events"]),
+            tracer=discover(),
             fatal=self._fatal,
         )
         for compiled in self.compiled:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace import App, Event
+from headrace import App, Event, Retry
 from headrace.errors import ConfigurationError
 from headrace.settings import Settings
 
@@ -85,3 +85,8 @@ def test_a_publish_key_without_publishes_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="handler 'bill': publish_key="):
         app.compile(app.settings())
+
+
+def test_a_backoff_that_is_none_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match=r"Retry\(backoff=…\) is a Backoff"):
+        Retry(backoff=lambda failures: 1.0)  # type: ignore[arg-type]

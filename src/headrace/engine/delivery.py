@@ -79,6 +79,7 @@ class Delivery:
         "_outcome",
         "_run",
         "_runner",
+        "_span",
         "_staged",
         "_task",
         "_transaction",
@@ -108,6 +109,7 @@ class Delivery:
     _outcome: Outcome | None  # how it ended; None: acknowledged
     _run: Any  # the handler's coroutine while an attempt runs
     _runner: Any  # the runner that holds it
+    _span: Any  # the trace of the attempt that runs, or ran last; None where nothing is traced
     _staged: Any  # what a transactional handler has published so far; None: its transaction has ended
     _task: Any  # the worker whose attempt is suspended
     _transaction: Any  # the store transaction of a transactional handler
@@ -136,6 +138,7 @@ class Delivery:
         self._cancel = None
         self._task = None
         self._runner = None
+        self._span = None
 
     @property
     def metadata(self) -> Mapping[str, str | int | float]:

@@ -107,6 +107,15 @@ class Outcomes:
     # Stages
 
     async def _settle(self, batch: list[Delivery]) -> None:
+        tracer = self.runner.runtime.tracer
+        if tracer is None:
+            await self._settle_all(batch)
+            return
+        settling = tracer.settle(batch[0].source.name, [one._span for one in batch if one._span is not None])
+        await self._settle_all(batch)
+        settling.end()
+
+    async def _settle_all(self, batch: list[Delivery]) -> None:
         handled = self.measures.outcomes["ok"]
         good = done = [delivery for delivery in batch if delivery._outcome is None]
         refused: list[Delivery] = []

@@ -158,7 +158,8 @@ class Outputs:
             asked = 0.0
             results: Sequence[Published | Exception] = ()
             if publications:
-                results = await outcomes.runner.runtime.publish(handler.publishes, publications)
+                origins = [owner._span for owner in owners]
+                results = await outcomes.runner.runtime.publish(handler.publishes, publications, origins)
             for owner, publication, published in zip(owners, publications, results, strict=True):
                 if isinstance(published, Published):
                     continue

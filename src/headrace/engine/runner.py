@@ -220,6 +220,7 @@ class Runner:
         counts, bounds = duration.counts, duration.bounds
         quickest = bounds[0]
         handled = self._handled
+        tracer, name = self.runtime.tracer, self.handler.name
         threaded = not self.handler.signature.is_async
         deadline_of_slice = perf_counter() + SLICE
         while True:
@@ -240,6 +241,8 @@ class Runner:
             delivery.attempt += 1
             delivery._calls = 0
             context = base.copy()
+            if tracer is not None:
+                delivery._span = tracer.attempt(delivery, name, context)
             started = perf_counter()
             error: BaseException | None = None
             result: Any = None
@@ -267,6 +270,8 @@ class Runner:
                 counts[bisect_left(bounds, seconds)] += 1
             if handled is not None and error is None:
                 handled(1)
+            if tracer is not None:
+                delivery._span.end(error)
             if error is not None or delivery._cancel is not None:
                 outcomes.failures.failed(delivery, error)
             elif result is not None:

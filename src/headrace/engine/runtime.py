@@ -22,6 +22,7 @@ from headrace.engine.runner import Runner
 from headrace.engine.sink import Publication, Published, Sink
 from headrace.engine.slots import Slots
 from headrace.engine.source import Source
+from headrace.engine.spans import Tracer
 from headrace.engine.subscription import Subscription
 from headrace.errors import InvalidEvent
 from headrace.event import Event
@@ -41,6 +42,7 @@ class Runtime:
         grace: seconds that a drain may take.
         suspects: where starts of suspects are recorded after an unclean end, else ``None``.
         breaker: when a handler's circuit breaker opens.
+        tracer: starts the spans of attempts, publishes and settlements (`headrace.observe.tracing`); ``None``: nothing is traced.
         fatal: called once with the exit code when the app must end by itself (``on_exhausted="stop"``: 1; a defect: 1).
     """
 
@@ -56,6 +58,7 @@ class Runtime:
         clock: Clock | None = None,
         suspects: Suspects | None = None,
         breaker: Limits | None = None,
+        tracer: Tracer | None = None,
         fatal: Callable[[int], None] | None = None,
     ) -> None:
         self.app_name = app
@@ -64,6 +67,7 @@ class Runtime:
         self.slots = Slots(concurrency)
         self.suspects = suspects
         self.breaker = breaker or Limits()
+        self.tracer = tracer
         self.clock = clock or Clock()
         self.context = copy_context()
         self.grace = grace
@@ -103,13 +107,25 @@ class Runtime:
 
     # What the pipeline asks for
 
-    async def publish(self, destination: Any, publications: Sequence[Publication]) -> Sequence[Published | Exception]:
-        """Publish through a sink, measured."""
+    async def publish(
+        self, destination: Any, publications: Sequence[Publication], origins: Sequence[Any] = ()
+    ) -> Sequence[Published | Exception]:
+        """Publish through a sink, measured and traced; ``origins``: the spans of the attempts that the publications come from,
+        where that is not the code that runs now."""
         sink = self._sink(destination)
         measures = self._measured(sink)
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        results = await sink.publish(publications)
+        if self.tracer is None:
+            results = await sink.publish(publications)
+        else:
+            sending = self.tracer.send(sink.name, publications, origins)
+            try:
+                results = await sink.publish(sending.publications)
+            except BaseException as error:
+                sending.end(error)
+                raise
+            sending.sent(results)
         measures.duration.add(loop.time() - begun, len(publications))
         for result in results:
             if isinstance(result, Published):
@@ -121,7 +137,7 @@ class Runtime:
     def begin(self, sink: Sink, publication: Publication) -> asyncio.Future[Published | Exception] | None:
         """Publish one event at once through an open sink that can do so at this moment; else ``None``."""
         begin = getattr(sink, "begin", None)
-        if begin is None:
+        if begin is None or self.tracer is not None:
             return None
         waiting: asyncio.Future[Published | Exception] | None = begin(
             publication, self.sinks.get(sink.name) or self._measured(sink)

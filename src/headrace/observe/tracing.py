@@ -1,6 +1,6 @@
 """Traces by the OpenTelemetry API: an application that configured an SDK gets spans, any other pays nothing.
 
-`discover` gives the engine a `Tracer`, or ``None`` where no SDK is configured; it holds the one hook object and asks
+`discover` gives the engine a `Tracer` (its contract: `headrace.engine.spans`), or ``None`` where no SDK is configured; it asks
 ``is not None`` at three points:
 
 - an attempt: ``attempt = tracer.attempt(delivery, handler, context)`` before the handler's first step in that
