@@ -262,12 +262,14 @@ class Failures:
         now = runtime.clock.now()
         letters = [compose(self._handler, delivery, error, now=now) for delivery, error in batch]
         stored = await self._put(letters)
+        if not any(stored):
+            self._outcomes.letter_trouble = ""
         if self._deadlettered is not None:
             self._deadlettered(len(batch))
         for (delivery, error), letter, failure in zip(batch, letters, stored, strict=True):
             if failure is not None:
                 trouble = f"handler {self._handler.name!r}: dead letter {letter.id} cannot be stored: {words(failure)}"
-                self._outcomes.trouble = trouble
+                self._outcomes.letter_trouble = trouble
                 log.error("%s; it stays unsettled and is tried again", trouble, extra=_facts(letter.handler, delivery))
                 self._loop.call_later(5.0, self.letters.add, (delivery, error))
                 continue

@@ -39,15 +39,15 @@ _STATES = {"dead": "dead", "drop": "dropped"}
 
 
 class Outcomes:
-    """The stages behind the lanes of one handler. ``trouble`` is one sentence while a store or sink makes it wait,
-    ``store_trouble`` while it is a store."""
+    """The stages behind the lanes of one handler. ``store_trouble`` is one sentence while a store does not answer,
+    ``sink_trouble`` while a sink makes it wait, ``letter_trouble`` while a dead letter is refused for what it holds."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         handler = runner.handler
         self.handler = handler
         self.measures = runner.measures
-        self.trouble = self.store_trouble = ""
+        self.store_trouble = self.sink_trouble = self.letter_trouble = ""
         runtime = runner.runtime
         self.ledger = runtime.ledger if handler.idempotent else None
         self.outputs = Outputs(self)
@@ -225,24 +225,29 @@ class Outcomes:
                 answer = await call()
             except StoreUnavailable as error:
                 measures.error(operation)
-                if not self.trouble:
+                if not self.store_trouble:
                     log.warning("handler %s waits for the store (%s): %s", self.handler.name, operation, error)
                 self.waits_for_store(error)
                 if self._loop.time() >= patience:
                     running = set(self.runner.deadlines.running())
                     held = [one for sub in self.runner.subscriptions for one in sub.held if one not in running]
-                    self.answer_senders(held, self.trouble, 1.0)
+                    self.answer_senders(held, self.store_trouble, 1.0)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
             else:
                 measures.add(operation, self._loop.time() - begun)
-                if self.trouble:
-                    self.trouble = self.store_trouble = ""
+                if self.store_trouble:
+                    self.store_trouble = ""
                 return answer
+
+    @property
+    def trouble(self) -> str:
+        """What makes the handler wait, in one sentence, or empty."""
+        return self.store_trouble or self.sink_trouble or self.letter_trouble
 
     def waits_for_store(self, error: StoreUnavailable) -> None:
         """A store did not answer: told by `health_detail`, and the handler is not ready."""
-        self.trouble = self.store_trouble = f"handler {self.handler.name!r} waits for the store: {error}"
+        self.store_trouble = f"handler {self.handler.name!r} waits for the store: {error}"
 
     def patience_ends(self) -> float:
         """Until when (the loop's time) a sender is kept waiting for a store or sink that does not answer from now on."""

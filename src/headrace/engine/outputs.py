@@ -166,9 +166,9 @@ class Outputs:
                 if isinstance(published, PublishFailed) and published.transient:
                     again.append((owner, publication))
                     asked = max(asked, published.retry_after or 0.0)
-                    if not outcomes.trouble:
+                    if not outcomes.sink_trouble:
                         log.warning("handler %s waits for its sink: %s", handler.name, published)
-                    outcomes.trouble = f"handler {handler.name!r} waits for its sink: {published}"
+                    outcomes.sink_trouble = f"handler {handler.name!r} waits for its sink: {published}"
                 elif owner not in failed:
                     failed.add(owner)
                     outcomes.failures.failed(owner, Reject(f"output refused: {published}"))
@@ -177,10 +177,10 @@ class Outputs:
             self._confirmed([delivery for delivery in ready if delivery not in failed and delivery not in waiting])
             if not waiting:
                 if delay > 0.1:
-                    outcomes.trouble = ""
+                    outcomes.sink_trouble = ""
                 return
             if asyncio.get_running_loop().time() + asked >= patience:
-                outcomes.answer_senders(waiting, outcomes.trouble, asked or 1.0)
+                outcomes.answer_senders(waiting, outcomes.sink_trouble, asked or 1.0)
             # Retry-After wins over our own delay.
             await self._pause(asked or delay, waiting)
             delay = min(2 * delay, 2.0)

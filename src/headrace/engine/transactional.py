@@ -110,8 +110,8 @@ class Transactional:
             self._committed(1)
         if rows:
             self._outbox.committed()
-        if outcomes.trouble:
-            outcomes.trouble = outcomes.store_trouble = ""
+        if outcomes.store_trouble:
+            outcomes.store_trouble = ""
         delivery._outcome = Committed("ack", result=answer)
 
 
