@@ -6,6 +6,7 @@ import pytest
 
 from headrace.engine.delivery import ACK, HAND_BACK
 from headrace.engine.source import Credit
+from headrace.nats import Stream
 from headrace.nats.owner import OwnedSource
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import CREDIT, events, handle, ids, nothing_comes, publish, take
@@ -261,3 +262,26 @@ async def test_a_successor_on_a_stream_that_forgets_what_is_acknowledged_skips_n
     # 5 was acknowledged beyond the floor: the stream has forgotten it, so it cannot come again.
     assert ids(await successor) == [str(n) for n in (2, 3, 4, *range(6, 20))]
     await two.close()
+
+
+async def test_what_is_in_hand_and_delivered_again_without_a_rewind_is_not_handed_over_twice(
+    server: NatsServer, connect: Connect, app: str
+) -> None:
+    broker = await connect(server)
+    await publish(broker, f"{app}.a", events(3))
+    declared = Stream(app, subject=f"{app}.a", subjects=[app, f"{app}.>"], ack_wait=1.0)
+    source = declared.bind(binding(broker, keyed=True))
+    await source.open()
+    held = await take(source, 3)
+    first = [delivery.metadata["consumer_sequence"] for delivery in held]
+    # Nobody extends them: the server delivers them again, to us.
+    assert await nothing_comes(source, 2.5)
+    again = [delivery.metadata["consumer_sequence"] for delivery in held]
+    assert max(first) < min(again), "they did not come again"  # type: ignore[type-var]
+    for delivery in held:
+        source.settle(delivery, ACK)
+    assert not await source.flush()
+    info = await broker.api.consumer(app, f"{app}__bill")
+    assert info is not None
+    assert info["num_ack_pending"] == 0
+    await source.close()

@@ -110,7 +110,13 @@ class StoredReplays:
             if batch and (size > space or len(batch) == credit.items):
                 break
             taken = audited(letter, TAKEN, by=self._by)
-            if await self._letters.update(taken, revision):
+            try:
+                ours = await self._letters.update(taken, revision)
+            except StoreUnavailable:
+                if not batch:
+                    raise
+                break  # those before it are taken, and must be handed over
+            if ours:
                 space -= size
                 delivery = StoredReplay(self, event, size)
                 delivery.letter = taken

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.source import Progress
@@ -43,6 +44,7 @@ __all__ = ["OwnedSource"]
 log = logging.getLogger("headrace.nats")
 
 _RESET_SINCE: Final = (2, 14)
+_redelivered: Final = attrgetter("redelivered")
 
 
 class OwnedSource(JetStreamSource):
@@ -165,8 +167,11 @@ class OwnedSource(JetStreamSource):
     def _from_the_floor(self) -> None:
         """The consumer begins anew: what is held comes again."""
         self._expected = 1
-        self._again = {facts(delivery.reply).sequence: delivery for delivery in self._held}
+        self._again = self._by_sequence()
         self._pulls.renew()
+
+    def _by_sequence(self) -> dict[int, JetStreamDelivery]:
+        return {facts(delivery.reply).sequence: delivery for delivery in self._held}
 
     def _turn_aside(self) -> None:
         self._displaced("the consumer is gone")
@@ -311,6 +316,9 @@ class OwnedSource(JetStreamSource):
         last = numbers(batch[-1].reply, prefix)[1] if len(batch) > 1 else first
         if first != expected or last != self._expected - 1:
             self._cut_at_gap(batch, expected)
+        if any(map(_redelivered, batch)):
+            # The time to acknowledge passed (we stood still): what is in hand comes again without a rewind, too.
+            self._again = self._by_sequence()
         if self._again or sequence < self._before or sequence <= self._skip:
             batch = [delivery for delivery in batch if self._is_new(delivery)]
         self._held |= dict.fromkeys(batch)
