@@ -54,13 +54,12 @@ class Buffer:
 
     def add(self, messages: Sequence[Any]) -> None:
         """Append what one poll brought."""
-        numbers = map(_partition, messages)
-        topics = [self._only] * len(messages) if self._only is not None else list(map(_topic, messages))
-        begin = 0
-        for where, group in groupby(zip(topics, numbers, strict=True)):
-            end = begin + sum(1 for _ in group)
-            self.runs.append(Run(where, messages[begin:end]))
-            begin = end
+        for number, some in groupby(messages, _partition):
+            run = list(some)
+            if self._only is not None:
+                self.runs.append(Run((self._only, number), run))
+            else:
+                self.runs.extend(Run((topic, number), list(part)) for topic, part in groupby(run, _topic))
 
     def put_back(self, where: Where, messages: Sequence[Any]) -> None:
         """These come next."""

@@ -54,6 +54,7 @@ _PAUSED_POLL: Final = 0.2
 #: Seconds that a poll waits where nothing is under way, where something was in the last second, and where it lasts.
 IDLE_POLL: Final = 1.0
 _BUSY_POLL: Final = 0.02
+_FIRST_LOOK: Final = 0.001
 _LASTING_POLL: Final = 0.1
 #: Messages asked for at once.
 _BATCH: Final = 2000
@@ -216,7 +217,7 @@ class Group:
         self._calls.serve(self.consumer)
         if not self.room.free:
             self._full_since = self._full_since or time.monotonic()
-            if self._closing or self._space.wait(_BUSY_POLL if self._committing else _PATIENCE):
+            if self._closing or self._space.wait(self._answer_wait() if self._committing else _PATIENCE):
                 return
             if self._committing:
                 # Room may come by what a commit lets pass: its answer needs a poll, which may bring one message.
@@ -243,6 +244,10 @@ class Group:
         if messages:
             self._active = self.polled
             self._cross(messages)
+
+    def _answer_wait(self) -> float:
+        """Seconds until the answer of a commit is looked for: soon at first, for the loop may stand still until then."""
+        return min(_BUSY_POLL, max(_FIRST_LOOK, (time.monotonic() - self._full_since) / 4))
 
     def _patience(self) -> float:
         """How long a poll may keep a call of the loop waiting."""

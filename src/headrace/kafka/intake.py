@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cloudevents.kafka import read
 from headrace.engine.source import Credit
 from headrace.errors import InvalidEvent
 from headrace.event import Event
@@ -19,6 +18,7 @@ from headrace.kafka.buffer import Buffer, Run, offsets_of
 from headrace.kafka.commits import Commits
 from headrace.kafka.partition import KafkaDelivery, Partition
 from headrace.kafka.plain import plain_event
+from headrace.kafka.shapes import decode
 
 if TYPE_CHECKING:
     from headrace.engine.source import Source
@@ -100,6 +100,9 @@ class Intake:
             messages, sizes, offsets = messages[:passing], sizes[:passing], offsets[:passing]
             if not messages:
                 return space
+        if offsets[-1] >= partition.renew_at:
+            partition.hurry()
+            self._commits.soon()
         self._took(len(messages), sum(sizes))
         partition.last = messages[-1]
         before = len(found)
@@ -147,7 +150,7 @@ class Intake:
                 continue
             error = None
             try:
-                event = read(message.headers() or (), message.value())
+                event = decode(message.headers() or (), message.value())
                 if event is None:
                     event = plain_event(
                         message,

@@ -18,6 +18,8 @@ RECORD_KEY: Final = "headrace-record-key"
 #: Offsets beyond those handed over that a commit announces, at first and at most. See `Record.reached`.
 _WINDOW: Final = 1024
 _WIDEST_WINDOW: Final = 65536
+#: No offset is as high.
+_NEVER: Final = 1 << 63
 
 
 class KafkaDelivery(Delivery):
@@ -74,6 +76,8 @@ class Partition:
         announced_by: who wrote the commit that this state begins with; empty where nobody said.
         suspects: offsets below were perhaps delivered by an owner that did not end cleanly.
         limit: offsets below may be handed over: what the last confirmed commit announced and what the map can hold.
+        renew_at: the offset at which the next commit is due, so that its answer is there before the limit is reached;
+            ``hurried`` since it was.
         waiting: records that came while the limit was reached, in order; ``blocked`` where there are any, ``why`` says
             which limit.
         reached: what the last confirmed commit announced; ``window``: by how much the next one looks ahead.
@@ -89,6 +93,7 @@ class Partition:
         "dirty",
         "expired",
         "gone",
+        "hurried",
         "key",
         "lane",
         "last",
@@ -99,6 +104,7 @@ class Partition:
         "partitions",
         "paused",
         "reached",
+        "renew_at",
         "source_uri",
         "suspects",
         "tail",
@@ -133,6 +139,8 @@ class Partition:
         self.suspects = reached
         self.reached = reached
         self.limit = 0
+        self.renew_at = _NEVER
+        self.hurried = False
         self.window = _WINDOW
         self.waiting: deque[Any] = deque()
         self.blocked = False
@@ -155,14 +163,21 @@ class Partition:
         limit, self.why = (ceiling, "map") if ceiling <= self.reached else (self.reached, "commit")
         # While records wait, none may pass them.
         self.limit = -1 if self.blocked else limit
+        self.renew_at = self.reached - self.window // 2 if self.why == "commit" else _NEVER
         return limit
+
+    def hurry(self) -> None:
+        """The next commit is due now: see ``renew_at``."""
+        self.renew_at = _NEVER
+        self.hurried = self.dirty = True
 
     def look_ahead(self) -> int:
         """What the next commit announces as ``reached``: the window follows the speed, so that a slow consumer leaves
         few suspects behind and a fast one is not held up."""
         handed = self.offsets.next - self._handed
         self._handed = self.offsets.next
-        if self.blocked and self.why == "commit":
+        if self.hurried or (self.blocked and self.why == "commit"):
+            self.hurried = False
             self.window = min(self.window * 4, _WIDEST_WINDOW)
         elif handed * 4 > self.window:
             self.window = min(max(self.window, handed * 4), _WIDEST_WINDOW)
