@@ -1,0 +1,159 @@
+"""Record headers read by known shapes: the same events as the binding's, whatever the records of a topic have in common."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.cloudevents.kafka import read
+from headrace.errors import InvalidEvent
+from headrace.kafka import shapes
+from headrace.kafka.shapes import decode
+
+Headers = list[tuple[str, bytes | None]]
+#: Records of one kind after which its shape is known.
+ENOUGH = shapes._ONE_IN * shapes._LOOKS
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "_shapes", shapes._Shapes())
+
+
+def order(number: int, **others: str) -> Headers:
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": f"order-{number}",
+        "ce_source": "/shop/web",
+        "ce_type": "order.created",
+        "ce_time": f"2026-11-24T10:00:{number % 60:02}Z",
+        "content-type": "application/json",
+        "trace": f"t{number}",
+        **others,
+    }
+    return [(name, value.encode()) for name, value in attributes.items()]
+
+
+def the_same(headers: Headers, body: bytes = b"{}") -> None:
+    try:
+        expected = read(headers, body)
+    except InvalidEvent as error:
+        refusal = str(error)
+        with pytest.raises(InvalidEvent, match=f"^{re.escape(refusal)}$"):
+            decode(headers, body)
+        return
+    event = decode(headers, body)
+    assert event == expected
+    if event is not None and expected is not None:
+        assert list(event.attributes.items()) == list(expected.attributes.items())
+        assert event.raw == expected.raw
+
+
+def known() -> int:
+    return shapes._shapes._known
+
+
+def test_a_kind_of_record_that_comes_again_is_known_and_read_the_same() -> None:
+    for number in range(2 * ENOUGH):
+        the_same(order(number))
+    assert known() == 1
+    assert shapes._shapes.last.read(order(7), b"{}") is not None
+
+
+def test_the_events_of_a_shape_do_not_share_their_attributes() -> None:
+    events = [decode(order(number), b"{}") for number in range(2 * ENOUGH)]
+    assert [event.id for event in events if event is not None] == [f"order-{number}" for number in range(2 * ENOUGH)]
+
+
+def test_kinds_in_turn_are_each_known() -> None:
+    for number in range(8 * ENOUGH):
+        the_same(order(number, ce_type=f"order.{number % 3}"))
+    assert known() == 3
+
+
+def test_a_source_in_each_event_is_not_kept() -> None:
+    for number in range(40 * ENOUGH):
+        the_same(order(number, ce_source=f"/device/{number}"))
+    assert known() == 0
+    assert len(shapes._shapes._met) <= shapes._LIMIT
+
+
+def test_more_kinds_than_are_kept_are_read_the_same() -> None:
+    for number in range(3 * shapes._LIMIT * 4):
+        for _ in range(3):
+            the_same(order(number, ce_type=f"order.{number % (2 * shapes._LIMIT)}"))
+    assert known() <= shapes._LIMIT
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"ce_id": ""},
+        {"ce_id": "\x07"},
+        {"ce_id": "\u2028"},
+        {"ce_id": "bestellung-\u00fc"},
+        {"ce_time": ""},
+        {"ce_time": "yesterday"},
+        {"ce_source": "/shop/\u00e4"},
+        {"ce_source": ""},
+        {"ce_specversion": "0.3"},
+        {"content-type": "application/cloudevents+json"},
+        {"content-type": "text/plain"},
+        {"ce_dataschema": "/schema"},
+        {"ce_Bad": "1"},
+        {"trace": ""},
+    ],
+)
+def test_a_record_that_is_not_like_the_others_is_the_bindings(others: dict[str, str]) -> None:
+    for number in range(2 * ENOUGH):
+        the_same(order(number))
+    the_same(order(1, **others))
+    the_same(order(2))
+
+
+def test_absent_and_broken_values_are_the_bindings() -> None:
+    for number in range(2 * ENOUGH):
+        the_same(order(number))
+    for index in range(len(order(0))):
+        for value in (None, b"\xff", b""):
+            headers = order(1)
+            headers[index] = (headers[index][0], value)
+            the_same(headers)
+    the_same(order(1), b"")
+    the_same([])
+
+
+def test_a_structured_event_with_headers_of_its_own_is_no_shape() -> None:
+    headers: Headers = [*order(1, **{"content-type": "application/cloudevents+json"})]
+    body = b'{"specversion":"1.0","id":"inner","source":"/s","type":"t"}'
+    for _ in range(2 * ENOUGH):
+        the_same(headers, body)
+    assert known() == 0
+
+
+VALUES = st.sampled_from([b"1.0", b"a", b"", b"\xff", b"application/json", "\u00e4".encode(), None])
+NAMES = st.sampled_from(
+    [
+        "ce_specversion",
+        "ce_id",
+        "ce_source",
+        "ce_type",
+        "ce_time",
+        "content-type",
+        "ce_subject",
+        "ce_datacontenttype",
+        "x",
+    ]
+)
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=9), st.sampled_from([b"{}", b""]))
+def test_any_headers_are_read_as_the_binding_reads_them(headers: Headers, body: bytes) -> None:
+    if not known():
+        for number in range(2 * ENOUGH):
+            decode(order(number), b"{}")
+            decode(order(number)[:-1], b"{}")
+    the_same(headers, body)
