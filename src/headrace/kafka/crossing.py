@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.errors import HeadraceError
 from headrace.kafka.admin import Where
 from headrace.kafka.committing import Commit
 from headrace.kafka.partition import Partition
 
-__all__ = ["Assigned", "Ended", "Failed", "Item", "Revocation", "Told"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Assigned", "Ended", "Failed", "Inbox", "Item", "Revocation", "Told"]
+
+log = logging.getLogger("headrace.kafka")
+
+#: Seconds in which the same sentence is logged once.
+_NOW_AND_THEN: Final = 30.0
 
 
 class Assigned:
@@ -77,3 +88,40 @@ class Told:
 
 #: What crosses to the loop, in order; a list is a batch of messages.
 Item = list[Any] | Assigned | Revocation | Ended | Failed | Told
+
+
+class Inbox:
+    """What has crossed and was not taken yet: appended by the poll thread, taken by the loop.
+
+    Parameters:
+        wake: called on the loop when there is something after there was nothing.
+        unheard: called by the poll thread where the loop is closed: nobody is left to hand anything to.
+    """
+
+    def __init__(
+        self, name: str, loop: asyncio.AbstractEventLoop, *, wake: Callable[[], None], unheard: Callable[[], None]
+    ) -> None:
+        self.items: deque[Item] = deque()
+        self._name = name
+        self._loop = loop
+        self._wake = wake
+        self._unheard = unheard
+        self._told: dict[str, float] = {}
+
+    def post(self, item: Item) -> None:
+        """Have it cross."""
+        first = not self.items
+        self.items.append(item)
+        if first:
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                self._unheard()
+
+    def tell(self, sentence: str) -> None:
+        """Tell people; the same sentence is a warning now and then only."""
+        now = time.monotonic()
+        if now - self._told.get(sentence, -_NOW_AND_THEN) >= _NOW_AND_THEN:
+            self._told[sentence] = now
+            log.warning("%s: %s", self._name, sentence)
+        self.post(Told(sentence))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from operator import methodcaller
@@ -22,7 +21,7 @@ from headrace.kafka.admin import Admin, Where
 from headrace.kafka.calls import Calls
 from headrace.kafka.client_log import client_log
 from headrace.kafka.committing import Commit, Committing
-from headrace.kafka.crossing import Ended, Failed, Item, Told
+from headrace.kafka.crossing import Ended, Failed, Inbox
 from headrace.kafka.faults import (
     code_of,
     fatal_for_consumer,
@@ -31,6 +30,7 @@ from headrace.kafka.faults import (
     refused_configuration,
     text_of,
 )
+from headrace.kafka.leaving import say_farewell
 from headrace.kafka.ownership import Ownership
 from headrace.kafka.partition import Partition
 from headrace.kafka.room import Room
@@ -44,8 +44,6 @@ __all__ = ["Group"]
 log = logging.getLogger("headrace.kafka")
 T = TypeVar("T")
 
-#: Seconds that leaving waits for a join under way.
-_JOIN_LIMIT: Final = 8.0
 #: Seconds that a look for brokers waits for an answer during an outage.
 _SHOW_OF_LIFE: Final = 0.5
 #: Seconds without room after which partitions are paused; seconds between polls of a paused consumer.
@@ -89,7 +87,7 @@ class Group:
         room: tuple[int, int],
     ) -> None:
         self.name = name
-        self.inbox: deque[Item] = deque()
+        self.inbox = Inbox(name, loop, wake=wake, unheard=self.request_close)
         self.rebuilds = 0
         self.connected = False
         #: No broker could be reached when the client last told.
@@ -98,8 +96,6 @@ class Group:
         self.polled = time.monotonic()
         self._config = dict(config)
         self._topics = list(topics)
-        self._loop = loop
-        self._wake = wake
         self._space = threading.Event()
         self.room = Room(*room, self._space)
         self._closing = False
@@ -113,7 +109,6 @@ class Group:
         self._read_out: list[Ended] = []
         #: Partitions that are not read from where they were to be; tried until it is known from where.
         self._astray: set[Where] = set()
-        self._seen: dict[str, float] = {}
         self._thread: threading.Thread | None = None
         self._calls = Calls(name, self._space.set)
         self._committing = Committing(name)
@@ -125,8 +120,8 @@ class Group:
             several=len(topics) > 1 or topics[0].startswith("^"),
             start=start,
             admin=admin,
-            post=self._post,
-            tell=self._tell_now_and_then,
+            post=self.inbox.post,
+            tell=self.inbox.tell,
             joined=self._note_joined,
             closing=lambda: self._closing,
         )
@@ -187,13 +182,20 @@ class Group:
                     self._replace()
                 self._step()
         except HeadraceError as error:
-            self._post(Failed(error))
+            self.inbox.post(Failed(error))
         except Exception as error:
             # The thread must not die silently: whatever it is, the app hears of it.
             log.exception("the poll thread of %s ended", self.name)
-            self._post(Failed(HeadraceError(f"{self.name}: the Kafka consumer ended: {text_of(error)}")))
+            self.inbox.post(Failed(HeadraceError(f"{self.name}: the Kafka consumer ended: {text_of(error)}")))
         finally:
-            self._say_farewell()
+            if self.consumer is not None and self._closing and not self._down:
+                say_farewell(
+                    self.consumer,
+                    self._topics[0],
+                    ownership=self.ownership,
+                    joined=lambda: self._joined,
+                    name=self.name,
+                )
             self._close()
             self.ended = True
             self._calls.serve(None)
@@ -319,11 +321,11 @@ class Group:
             self.connected = True
             self._down = False
             self.room.fill(len(messages), sum(map(len, messages)))
-            self._post(messages)
+            self.inbox.post(messages)
         if self._read_out:
             ended, self._read_out = self._read_out, []
             for item in ended:
-                self._post(item)
+                self.inbox.post(item)
 
     def _is_good(self, message: Any) -> bool:
         error = message.error()
@@ -348,9 +350,9 @@ class Group:
         if is_fatal(error):
             self._rebuild = True
         if is_missing_topic(error):
-            self._tell_now_and_then(f"topic {message.topic() or self._topics[0]} does not exist; it is waited for")
+            self.inbox.tell(f"topic {message.topic() or self._topics[0]} does not exist; it is waited for")
         elif code == _MAX_POLL_EXCEEDED:
-            self._tell_now_and_then("the group put this member out because its loop stood still; it joins again")
+            self.inbox.tell("the group put this member out because its loop stood still; it joins again")
         else:
             log.info("%s: %s", self.name, text_of(error))
 
@@ -365,7 +367,7 @@ class Group:
                 fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
                 if fatal is not None:
                     raise fatal from error
-                self._tell_now_and_then(f"where partition {where[1]} begins could not be asked: {text_of(error)}")
+                self.inbox.tell(f"where partition {where[1]} begins could not be asked: {text_of(error)}")
                 self.ownership.ask_anew()
                 return
             self._astray.discard(where)
@@ -383,7 +385,7 @@ class Group:
         code = code_of(error)
         fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
         if fatal is not None:
-            self._post(Failed(fatal))
+            self.inbox.post(Failed(fatal))
         elif code == _ALL_BROKERS_DOWN:
             self.connected = False
             self._down = True
@@ -391,24 +393,6 @@ class Group:
             self._rebuild = True
         else:
             log.debug("%s: %s", self.name, text_of(error))
-
-    def _tell_now_and_then(self, sentence: str) -> None:
-        """A warning at most twice a minute for the same sentence."""
-        now = time.monotonic()
-        if now - self._seen.get(sentence, -60.0) >= 30.0:
-            self._seen[sentence] = now
-            log.warning("%s: %s", self.name, sentence)
-        self._post(Told(sentence))
-
-    def _post(self, item: Item) -> None:
-        first = not self.inbox
-        self.inbox.append(item)
-        if first:
-            try:
-                self._loop.call_soon_threadsafe(self._wake)
-            except RuntimeError:
-                # The loop is closed: nobody is left to hand anything to.
-                self._closing = True
 
     # Ending and beginning again
 
@@ -422,30 +406,6 @@ class Group:
         if left:
             self.ownership.leave(left, lost=True)
         self.consumer = self._make()
-
-    def _say_farewell(self) -> None:
-        """Cases in which closing a librdkafka consumer would not take the member out of its group, which would then wait for
-        it at the rebalance that is under way, or at the next, until the session times out.
-
-        While a join is under way: the broker answers the requests of a connection in turn, and a join only when all members
-        have come; behind it the farewell is given up after some seconds. So a first join is waited for, and a question to
-        the coordinator waits for a later one. Without partitions a classic member that is closed sends no farewell; one that
-        unsubscribes before does.
-        """
-        from confluent_kafka import KafkaException, TopicPartition
-
-        if self.consumer is None or self._down or not self._closing:
-            return
-        end = time.monotonic() + _JOIN_LIMIT
-        while not self._joined and time.monotonic() < end:
-            self.consumer.poll(0.05)
-        try:
-            left = max(0.1, end - time.monotonic())
-            self.consumer.committed([TopicPartition(self._topics[0], 0)], timeout=left)
-            if not self.ownership.assigned:
-                self.consumer.unsubscribe()
-        except KafkaException as error:
-            log.debug("%s: leaving without the coordinator's answer: %s", self.name, text_of(error))
 
     def _close(self) -> None:
         consumer = self.consumer

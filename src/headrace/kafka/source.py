@@ -152,7 +152,7 @@ class KafkaSource:
         """Take what crossed, in order."""
         group = self._group
         assert group is not None
-        inbox = group.inbox
+        inbox = group.inbox.items
         while inbox:
             item = inbox[0]
             if item.__class__ is list:
