@@ -2,16 +2,49 @@
 
 Ports are taken below the range from which the kernel gives outgoing connections theirs: a port of that range could be
 taken by some client while a killed server is down, and a test that restarts a server needs the same port again.
-Between finding a port and a server's bind somebody else may take it; whoever starts the server tries again.
+A port that was given to one run is given to no other for as long as that run lives, whether a server listens on it or not.
+Between finding a port and a server's bind a stranger may still take it; whoever starts the server tries again.
 """
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
 
 HOST = "127.0.0.1"
 _FIRST, _LAST = 20000, 31999
 # Seeded by the system, not by a test's seed: parallel runs must not walk the same ports.
 _random = random.SystemRandom()
+
+
+class _Given:
+    """Ports given to this process: each is a locked byte of one file, which the kernel unlocks when the process ends."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        self._owner = 0
+        self._ports: set[int] = set()
+
+    def take(self, port: int) -> bool:
+        """Whether nobody has it, who has it now."""
+        if self._file is None or self._owner != os.getpid():
+            # A forked copy of this process has none of its locks.
+            self._owner = os.getpid()
+            self._file = (Path(tempfile.gettempdir()) / f"headrace-ports-{os.getuid()}").open("ab")
+        if port in self._ports:
+            return False
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        self._ports.add(port)
+        return True
+
+
+_given = _Given()
 
 
 def is_free(port: int) -> bool:
@@ -32,7 +65,7 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
         port = _random.randint(_FIRST, _LAST)
-        if port not in found and is_free(port):
+        if is_free(port) and _given.take(port):
             found.append(port)
     raise RuntimeError(f"no {count} free loopback ports between {_FIRST} and {_LAST}")
 

@@ -1,6 +1,8 @@
 """What every server promises to the tests that break it."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +70,14 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("tests.servers.server.free_ports", lambda count: next(offered))
         with Nats(folder=tmp_path) as nats:
             assert nats.port != taken.getsockname()[1]
+
+
+def test_the_port_of_a_killed_server_is_given_to_no_other_run() -> None:
+    (port,) = ports.free_ports(1)
+    asked = "import sys; from tests.servers import ports; sys.exit(not ports._given.take(int(sys.argv[1])))"
+    another_run = [sys.executable, "-c", asked]
+    assert subprocess.run([*another_run, str(port)], check=False).returncode == 1
+    assert subprocess.run([*another_run, "1"], check=False).returncode == 0
 
 
 def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
