@@ -122,3 +122,15 @@ def test_the_window_of_a_slow_consumer_is_not_widened(handed: int) -> None:
     bench.take(handed)
     bench.partition.look_ahead()
     assert bench.partition.window == before
+
+
+def test_however_fast_a_consumer_is_it_leaves_a_bounded_number_of_suspects() -> None:
+    bench = Bench(0)
+    partition = bench.partition
+    for _ in range(20):
+        for token in partition.offsets.hand_over_all(list(range(partition.offsets.next, partition.limit))):
+            assert token is not None
+            partition.offsets.complete(token)
+        partition.hurry()
+        bench.confirm(partition.look_ahead())
+    assert partition.limit - partition.offsets.next == partition.window == 8192

@@ -17,7 +17,7 @@ RECORD_KEY: Final = "headrace-record-key"
 
 #: Offsets beyond those handed over that a commit announces, at first and at most. See `Record.reached`.
 _WINDOW: Final = 1024
-_WIDEST_WINDOW: Final = 65536
+_WIDEST_WINDOW: Final = 8192
 #: No offset is as high.
 _NEVER: Final = 1 << 63
 
