@@ -74,6 +74,27 @@ def test_kinds_in_turn_are_each_known() -> None:
     assert known() == 3
 
 
+def test_sources_that_come_and_go_are_known_while_they_are_there() -> None:
+    for source in range(3 * shapes._OF_ONE_TYPE):
+        for number in range(2 * ENOUGH):
+            the_same(order(number, ce_source=f"/pod/{source}"))
+        assert shapes._shapes.last.read(order(7, ce_source=f"/pod/{source}"), b"{}") is not None
+    assert known() == shapes._OF_ONE_TYPE
+
+
+@pytest.mark.parametrize("name", ["ce_id", "trace", "ce_type", "ce_source"])
+def test_long_values_are_read_the_same_and_not_kept(name: str) -> None:
+    for number in range(2 * ENOUGH):
+        the_same(order(number, **{name: "x" * 100_000}))
+    for number in range(2 * ENOUGH):
+        the_same(order(number))
+    the_same(order(1, **{name: "x" * 100_000}))
+    kept = shapes._shapes
+    of_shapes = [value for found in kept._of_type.values() for shape in found for _, value in shape.pairs]
+    met = [part for looks in kept._met for part in looks]
+    assert max(map(len, [*of_shapes, *(part[1] if isinstance(part, tuple) else part for part in met)])) < 1000
+
+
 def test_a_source_in_each_event_is_not_kept() -> None:
     for number in range(40 * ENOUGH):
         the_same(order(number, ce_source=f"/device/{number}"))

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from headrace.errors import StoreUnavailable
 from headrace.kafka import suspects
 from headrace.kafka.producer import Producer, Record
 from headrace.kafka.suspects import KafkaSuspects
@@ -16,12 +17,15 @@ ORDER = ("/shop", "order-1")
 
 
 class Written:
-    """A producer that confirms everything."""
+    """A producer that confirms everything, or fails."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.fails = False
 
-    async def publish(self, topic: str, records: Sequence[Record]) -> list[None]:
+    async def publish(self, topic: str, records: Sequence[Record]) -> Sequence[Exception | None]:
+        if self.fails:
+            return [TimeoutError("no answer")] * len(records)
         self.records += records
         return [None] * len(records)
 
@@ -75,3 +79,31 @@ async def test_each_start_and_each_end_is_written_before_it_is_answered(monkeypa
     await bench.suspects.finished("bill", [ORDER])
     assert bench.producer.records[-1].value is None
     assert await bench.suspects.recorded("bill", [ORDER]) == [0]
+
+
+async def test_a_start_that_could_not_be_recorded_is_not_counted_when_it_is_recorded_after_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.producer.fails = True
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await bench.suspects.started("bill", [ORDER])
+    bench.producer.fails = False
+    assert await bench.suspects.started("bill", [ORDER]) == [1]
+    assert [record.value for record in bench.producer.records] == [b"1"]
+
+
+async def test_an_end_is_written_also_where_an_earlier_end_was_read_after_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    await bench.suspects.started("bill", [ORDER])
+    bench.suspects._counts.clear()
+    await bench.suspects.finished("bill", [ORDER])
+    assert [record.value for record in bench.producer.records] == [b"1", None]
+
+
+async def test_two_deliveries_of_one_event_are_two_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    assert await bench.suspects.started("bill", [ORDER, ORDER]) == [1, 2]

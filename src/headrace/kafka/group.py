@@ -52,8 +52,9 @@ _PAUSED_POLL: Final = 0.2
 #: Seconds that a poll waits where nothing is under way, where something was in the last second, and where it lasts.
 IDLE_POLL: Final = 1.0
 _BUSY_POLL: Final = 0.02
-_FIRST_LOOK: Final = 0.001
 _LASTING_POLL: Final = 0.1
+#: Seconds after which the answer of a commit is first looked for while there is no room.
+_FIRST_LOOK: Final = 0.001
 #: Messages asked for at once.
 _BATCH: Final = 2000
 #: Of a message, what stands in its place; ``None`` for a record.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from headrace.cloudevents.kafka import BINDING, read
+from headrace.cloudevents.types import REMEMBERED_LENGTH
 from headrace.event import Event
 
 __all__ = ["decode"]
@@ -19,7 +20,8 @@ __all__ = ["decode"]
 #: Attributes that are taken to be the same in the records of one shape.
 _COMMON: Final = frozenset(("specversion", "source", "type", "datacontenttype"))
 _REQUIRED: Final = frozenset(("specversion", "id", "source", "type"))
-#: Shapes of one type of event; of a topic with more sources, some are read by the binding.
+#: Shapes of one type of event, the newest: sources come and go (replicas), and where there are more of them, some records are
+#: read by the binding.
 _OF_ONE_TYPE: Final = 4
 #: Of the records that no shape fits, one in so many is looked at; a shape is made of the third like it.
 _ONE_IN: Final = 8
@@ -49,13 +51,13 @@ class _Shape:
             return None
         attributes = self.fixed.copy()
         for index, name, attribute in self.varying:
-            pair = pairs[index] = headers[index]
+            pair = headers[index]
             found, value = pair
-            if found != name:
+            # A long value is not to stay here until the next record comes.
+            if found != name or not value or len(value) > REMEMBERED_LENGTH:
                 return None
+            pairs[index] = pair
             if attribute is not None:
-                if not value:
-                    return None
                 try:
                     text = value.decode()
                 except UnicodeDecodeError:
@@ -107,6 +109,8 @@ class _Shapes:
         # Where the event says anything else than these headers, it was not read of them alone.
         if len(told) != len(named) or told != event._attributes or not told.keys() >= _REQUIRED or "dataschema" in told:
             return
+        if any(len(value or b"") > REMEMBERED_LENGTH or len(name) > REMEMBERED_LENGTH for name, value in headers):
+            return
         looks = tuple(
             pair if attribute in _COMMON else pair[0] for pair, attribute in zip(headers, attributes, strict=True)
         )
@@ -114,6 +118,7 @@ class _Shapes:
             self._met.clear()
         count = self._met[looks] = self._met.get(looks, 0) + 1
         if count == _LOOKS:
+            del self._met[looks]
             self._learn(list(headers), attributes, told)
 
     def _learn(self, headers: list[_Pair], attributes: list[str | None], told: dict[str, Any]) -> None:
@@ -123,16 +128,16 @@ class _Shapes:
             self._met.clear()
             self._known = 0
         at = attributes.index("type")
+        self._type_at[len(headers)] = at
+        varying = [
+            (index, headers[index][0], attribute)
+            for index, attribute in enumerate(attributes)
+            if attribute not in _COMMON
+        ]
         of_type = self._of_type.setdefault(headers[at], [])
-        if len(of_type) < _OF_ONE_TYPE:
-            self._type_at[len(headers)] = at
-            varying = [
-                (index, headers[index][0], attribute)
-                for index, attribute in enumerate(attributes)
-                if attribute not in _COMMON
-            ]
-            of_type.append(_Shape(headers, varying, told))
-            self._known += 1
+        of_type.insert(0, _Shape(headers, varying, told))
+        self._known += 1 - len(of_type[_OF_ONE_TYPE:])
+        del of_type[_OF_ONE_TYPE:]
 
 
 _shapes: Final = _Shapes()

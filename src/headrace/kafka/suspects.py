@@ -72,17 +72,22 @@ class KafkaSuspects:
     async def started(self, handler: str, identities: Sequence[Identity]) -> Sequence[int]:
         """One more start of each, confirmed before this returns; how many are recorded now."""
         await self._catch_up()
-        keys = [_key(handler, identity) for identity in identities]
-        for key in keys:
-            self._counts[key] = self._counts.get(key, 0) + 1
-        counts = [self._counts[key] for key in keys]
-        await self._write([Record(b"%d" % count, key, (), 0) for key, count in zip(keys, counts, strict=True)])
-        return counts
+        counts: dict[bytes, int] = {}
+        records: list[Record] = []
+        answers: list[int] = []
+        for identity in identities:
+            key = _key(handler, identity)
+            counts[key] = count = counts.get(key, self._counts.get(key, 0)) + 1
+            records.append(Record(b"%d" % count, key, (), 0))
+            answers.append(count)
+        await self._write(records)
+        # Not before: what was not recorded is recorded anew, and is no second start.
+        self._counts.update(counts)
+        return answers
 
     async def finished(self, handler: str, identities: Sequence[Identity]) -> None:
-        """Forget these."""
-        await self._catch_up()
-        keys = [key for key in (_key(handler, identity) for identity in identities) if key in self._counts]
+        """Forget these. All are written, whether the table has their starts or a former owner's end of them."""
+        keys = [_key(handler, identity) for identity in identities]
         await self._write([Record(None, key, (), 0) for key in keys])
         for key in keys:
             self._counts.pop(key, None)
