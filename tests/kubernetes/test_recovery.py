@@ -359,3 +359,14 @@ async def test_a_handler_that_is_behind_by_more_than_its_budget_catches_up(clust
         await seen.until(told("last", "add"))
         await seen.until(told("n3", "add", "delete"))
     assert [seen.verbs(f"n{n}") for n in (0, 7)] == [["add"], ["add"]]
+
+
+async def test_a_handler_that_waits_takes_what_there_was_room_for(cluster: ApiServer, actor: Actor) -> None:
+    for n in range(6):
+        await actor.configmap(f"n{n}")
+    watch = Watch("configmaps", namespace=actor.namespace, kubeconfig=str(cluster.kubeconfig))
+    async with Watching(watch, budget=1) as seen:  # one object at a time, and they come at once
+        await seen.until(lambda events: len(events) == 6)
+        await actor.delete("configmaps", "n3")
+        await seen.until(told("n3", "add", "delete"))
+    assert [seen.verbs(f"n{n}") for n in (0, 5)] == [["add"], ["add"]]

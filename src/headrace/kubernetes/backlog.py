@@ -50,6 +50,11 @@ class Backlog:
         return bool(self._ready)
 
     @property
+    def idle(self) -> bool:
+        """Nothing can be taken now, and nothing that was taken is still out: whatever waits, waits for news."""
+        return not self._ready and not self._out
+
+    @property
     def oldest(self) -> float | None:
         """When the change that waits first in line was observed, or ``None``."""
         for key in self._queues:

@@ -140,9 +140,7 @@ class WatchSource:
             self._out[delta.key] = delivery
             self._checkpoint.begin(delta)
             batch.append(delivery)
-        if self._behind and backlog.size < self._budget // 2:
-            self._behind = False
-            self._joined.refresh()
+        self._catch_up()
         try:
             await self._checkpoint.begun()
         except BaseException:
@@ -177,10 +175,7 @@ class WatchSource:
             self._backlog.done(delta.key)
         else:
             self._backlog.put_back(delta)
-        if self._backlog.ready:
-            self._wake.set()
-        elif self._bulky:
-            self._lighten()
+        self._go_on()
 
     async def record(self, deliveries: Sequence[Delivery]) -> None:
         """Save the failed attempts of these with the checkpoint. Raises `StoreUnavailable`."""
@@ -247,10 +242,10 @@ class WatchSource:
         now = time.time()
         for fact in facts:
             if self._behind:
-                return  # a new list will say what this would have said
-            if isinstance(fact, Present) and self._backlog.size > self._budget:
+                break  # a new list will say what this would have said
+            if isinstance(fact, Present) and self._backlog.size > self._budget and not self._backlog.idle:
                 self._behind = True
-                return
+                break
             first = store.baseline is None
             listed = selection not in self._joined.listed
             for delta in store.apply(fact):
@@ -262,10 +257,23 @@ class WatchSource:
                 self._joined.listed.add(selection)
                 self._checkpoint.index.listed(fact.version, fact.truth, first)
                 self._checkpoint.soon()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the handler take what can be taken, or see to what waited for that to end."""
         if self._backlog.ready:
             self._wake.set()
-        elif self._bulky:
+            return
+        self._catch_up()
+        if self._bulky:
             self._lighten()
+
+    def _catch_up(self) -> None:
+        """Ask for a new list after something was left out for want of room, as soon as there is room, or nothing left
+        to do but to hear what is new."""
+        if self._behind and (self._backlog.size < self._budget // 2 or self._backlog.idle):
+            self._behind = False
+            self._joined.refresh()
 
     def _lighten(self) -> None:
         """A list has gone by, perhaps for good."""
@@ -291,8 +299,7 @@ class WatchSource:
                 delta.deselected = await still_exists(self._connection.client, found[0].resource, delta.key, delta.uid)
         finally:
             self._backlog.unblock(delta.key)
-            if self._backlog.ready:
-                self._wake.set()
+            self._go_on()
 
     def _is_behind_our_write(self, delta: Delta) -> bool:
         connection, resource = self._connection, self._resource
@@ -323,8 +330,7 @@ class WatchSource:
         for delivery in list(self._out.values()):
             delivery.void(reason)
         self._out.clear()
-        self._backlog.clear()
-        self._joined.forget()
+        self._forget()
 
     async def _begin(self, connection: Connection) -> None:
         """Find the resource, the scope and the checkpoint, and join the informers; for as long as it takes."""
@@ -366,8 +372,13 @@ class WatchSource:
             self._connection.cluster.server, resource, previous=watch.previous, knative=watch.knative_types
         )
 
-    async def _leave(self, connection: Connection) -> None:
+    def _forget(self) -> None:
         self._backlog.clear()
+        self._behind = False  # whoever joins the informers again is shown everything
+        self._joined.forget()
+
+    async def _leave(self, connection: Connection) -> None:
+        self._forget()
         await self._joined.leave(connection)
 
     async def _resync(self, every: float) -> None:
