@@ -78,7 +78,9 @@ def test_the_new_group_protocol_is_sent_none_of_the_settings_that_it_refuses() -
     assert not {"session.timeout.ms", "partition.assignment.strategy", "heartbeat.interval.ms"} & set(config)
 
 
-@pytest.mark.parametrize("option", ["no.such.option=5", "socket.timeout.ms=soon", "ssl.ca.location=/no/such/file.pem"])
+@pytest.mark.parametrize(
+    "option", ["no.such.option=5", "socket.timeout.ms=soon", "ssl.ca.location=/no/such/file.pem", "batch.size=many"]
+)
 async def test_an_option_that_librdkafka_refuses_ends_the_start_at_once(option: str) -> None:
     app = App("shop", broker=f"kafka://127.0.0.1:1?{option}", store="memory://", ready_within=600.0)
 

@@ -73,6 +73,7 @@ class KafkaBroker:
     async def open(self) -> None:
         """Wait until a broker answers. Raises as `Broker.open` says."""
         if not self._reached:
+            self.producer.open()
             await reach(self.admin, self._errors, self.url, seconds=self.ready_within)
             self._reached = True
             del self._errors[:]

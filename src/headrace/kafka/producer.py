@@ -80,7 +80,7 @@ def _confirm(
 
 
 class Producer:
-    """``config``: librdkafka options. The client is made at the first publish."""
+    """``config``: librdkafka options. The client is made by `open`, or at the first publish."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = dict(config)
@@ -94,6 +94,10 @@ class Producer:
         self._fatal = ""
         self._closed = False
 
+    def open(self) -> None:
+        """Make the client now, so that an option that it refuses is told at start-up. Raises `ConfigurationError`."""
+        self._made()
+
     def _made(self) -> Any:
         if self._client is None or self._fatal:
             from confluent_kafka import KafkaException, Producer
@@ -106,7 +110,7 @@ class Producer:
             try:
                 self._client = Producer({**self._config, "error_cb": self._on_error, "logger": client_log})
             except KafkaException as error:
-                raise refused_configuration("the Kafka producer", error) from error
+                raise refused_configuration(f"kafka://{self._config['bootstrap.servers']}", error) from error
             self._loop = asyncio.get_running_loop()
         return self._client
 
