@@ -4,9 +4,6 @@ The consumer's priority policy pins one client. The others stand by with a pull 
 by such a pull is pinned from then on; unless that message is the first of all, something was delivered to a predecessor, so
 the consumer is rewound to its acknowledgement floor and everything comes again in stream order (the ledger knows what was
 finished). The owner proves that it lives with a pull every 2 s; one that learns of another pin gives up what it holds.
-
-What a pinned owner receives carries consecutive consumer sequences, the first after a rewind being 1. A gap means that
-something went elsewhere (another owner, a dead connection): nothing behind the gap is handed over before a rewind.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import contextlib
 import logging
 import random
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.source import Progress
@@ -24,7 +20,8 @@ from headrace.errors import StoreUnavailable
 from headrace.nats import consumers
 from headrace.nats.api import ApiError
 from headrace.nats.consumers import GROUP
-from headrace.nats.message import facts, numbers
+from headrace.nats.in_hand import InHand
+from headrace.nats.message import facts
 from headrace.nats.notes import Notes
 from headrace.nats.ownership import OwnerRecord, pin_of
 from headrace.nats.pin import Pin
@@ -44,7 +41,6 @@ __all__ = ["OwnedSource"]
 log = logging.getLogger("headrace.nats")
 
 _RESET_SINCE: Final = (2, 14)
-_redelivered: Final = attrgetter("redelivered")
 
 
 class OwnedSource(JetStreamSource):
@@ -58,13 +54,8 @@ class OwnedSource(JetStreamSource):
         self._notes = Notes(self._broker, self._wanted.durable)
         self._pin = Pin(self._connection, displaced=self._displaced, gone=self._gone)
         self._standby = Standby(self._connection, pinned=self._pinned, gone=self._gone, heard=self._alive)
-        self._before = 0
-        #: What is in the engine's hands, in the order in which it came.
-        self._held: dict[JetStreamDelivery, None] = {}
-        #: Of these, what a rewound consumer has not delivered again yet, by sequence in the stream.
-        self._again: dict[int, JetStreamDelivery] = {}
-        self._expected = 0
-        self._skip = 0
+        self._hand = InHand(self.name, self._acks)
+        self._held = self._hand.held
         self._turning: asyncio.Task[None] | None = None
         self._claims = False
         self._unowned_since = 0.0
@@ -124,9 +115,10 @@ class OwnedSource(JetStreamSource):
         self._pin.hold(self._pulls.next_subject)
         about = facts(message[1])
         # What a predecessor was given: a rewound consumer counts its deliveries anew and does not say so itself.
-        self._before = max(about.sequence, self._standing.delivered[0] + 1)
+        self._hand.before = max(about.sequence, self._standing.delivered[0] + 1)
         try:
-            self._skip = max(self._skip, await self._notes.acknowledged(self._incarnation.created) or 0)
+            skip = await self._notes.acknowledged(self._incarnation.created) or 0
+            self._hand.skip = max(self._hand.skip, skip)
         except StoreUnavailable as error:
             log.warning("%s: %s", self.name, error)
         if about.consumer_sequence == 1:
@@ -166,12 +158,8 @@ class OwnedSource(JetStreamSource):
 
     def _from_the_floor(self) -> None:
         """The consumer begins anew: what is held comes again."""
-        self._expected = 1
-        self._again = self._by_sequence()
+        self._hand.begin_anew()
         self._pulls.renew()
-
-    def _by_sequence(self) -> dict[int, JetStreamDelivery]:
-        return {facts(delivery.reply).sequence: delivery for delivery in self._held}
 
     def _turn_aside(self) -> None:
         self._displaced("the consumer is gone")
@@ -227,7 +215,7 @@ class OwnedSource(JetStreamSource):
             len(self._held),
         )
         self._pin.drop()
-        self._expected = 0
+        self._hand.expected = 0
         self._void("another process owns this handler's consumer now")
         if self._pulls.tap is not None:
             self._pulls.forget()
@@ -236,12 +224,11 @@ class OwnedSource(JetStreamSource):
         self._wake()
 
     def _void(self, reason: str) -> None:
-        held, self._held, self._again = self._held, {}, {}
-        for delivery in held:
+        for delivery in self._hand.let_go():
             delivery.void(reason)
 
     def _lost_stream(self) -> None:
-        self._skip = 0
+        self._hand.skip = 0
         self._void("the stream was deleted")
 
     def _tell(self) -> None:
@@ -309,53 +296,13 @@ class OwnedSource(JetStreamSource):
         if not self._pin.id or tap is not self._pulls.tap:
             # Displaced: `_displaced` has voided what was held; this batch was never handed over.
             return []
-        # The server numbers in order what it delivers: the first and the last of a batch speak for all between them.
-        prefix, expected = self._prefix, self._expected
-        self._expected += len(batch)
-        sequence, first = numbers(batch[0].reply, prefix)
-        last = numbers(batch[-1].reply, prefix)[1] if len(batch) > 1 else first
-        if first != expected or last != self._expected - 1:
-            self._cut_at_gap(batch, expected)
-        if any(map(_redelivered, batch)):
-            # The time to acknowledge passed (we stood still): what is in hand comes again without a rewind, too.
-            self._again = self._by_sequence()
-        if self._again or sequence < self._before or sequence <= self._skip:
-            batch = [delivery for delivery in batch if self._is_new(delivery)]
-        self._held |= dict.fromkeys(batch)
+        batch, whole = self._hand.receive(batch, self._prefix)
+        if not whole:
+            self._rewind()
         return batch
 
-    def _cut_at_gap(self, batch: list[JetStreamDelivery], expected: int) -> None:
-        """Something was delivered elsewhere: begin again at the floor before anything behind it is handed over."""
-        for position, delivery in enumerate(batch):
-            found = numbers(delivery.reply, self._prefix)[1]
-            if found != expected + position:
-                log.info(
-                    "%s: consumer sequence %d came where %d was expected; rewinding",
-                    self.name,
-                    found,
-                    expected + position,
-                )
-                del batch[position:]
-                break
-        self._rewind()
-
-    def _is_new(self, delivery: JetStreamDelivery) -> bool:
-        """After a rewind: what is still in hand, or was acknowledged unseen, is not handed over a second time."""
-        sequence, _ = numbers(delivery.reply, self._prefix)
-        known = self._again.pop(sequence, None)
-        if known is not None:
-            # Acknowledged by the newer reply.
-            known.reply = delivery.reply
-            return False
-        if sequence < self._before:
-            delivery.redelivered = True
-        if sequence <= self._skip:
-            self._acks.done.append(delivery)
-            self._acks.schedule()
-            return False
-        return True
-
     def _rewind(self) -> None:
+        """Something was delivered elsewhere: begin again at the floor."""
         if self._turning is None and not self._closing:
             self._pulls.forget()
             self._turn(self._rewound())
@@ -365,8 +312,8 @@ class OwnedSource(JetStreamSource):
         if delivery.voided is not None or delivery.incarnation is not self._incarnation:
             return
         self._held.pop(delivery, None)
-        if self._again:
-            self._again.pop(facts(delivery.reply).sequence, None)
+        if self._hand.again:
+            self._hand.settled(delivery)
         kind = outcome.kind
         if kind == "ack":
             # As in the base class, without the calls: this is passed once an event.

@@ -21,6 +21,7 @@ from headrace.nats.api import ApiError, nanoseconds
 from headrace.nats.blocks import decode
 from headrace.nats.message import Incarnation, JetStreamDelivery, numbers, plain, prefix_of
 from headrace.nats.pulls import Pulls
+from headrace.nats.recovery import Recovery
 from headrace.nats.requests import Silent
 from headrace.nats.standing import Standing
 from headrace.nats.streams import incarnation
@@ -85,7 +86,7 @@ class JetStreamSource:
         self._failure: HeadraceError | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._standing = Standing(name)
-        self._recovering: asyncio.Task[None] | None = None
+        self._recovery = Recovery(name, self._standing, restore=self._restored, ended=self._recovered)
         self._tending: asyncio.Task[None] | None = None
         self._attend = asyncio.Event()
         self._extend_every = _EXTEND_EVERY
@@ -357,34 +358,15 @@ class JetStreamSource:
 
     def _recover(self, why: str) -> None:
         """Look what has become of the consumer, restore it, pull again."""
-        if self._recovering is not None or self._closing:
+        if self._recovery.running or self._closing:
             return
         self._ready = False
         self._pulls.window.reset()
-        log.warning("%s: %s; looking after it", self.name, why)
-        self._recovering = asyncio.get_running_loop().create_task(self._restore(why))
+        self._recovery.begin(why)
 
-    async def _restore(self, why: str) -> None:
-        delay = 0.05
-        patience = 1.0
-        try:
-            while not self._closing:
-                try:
-                    # A question that a dying leader swallowed is asked again soon.
-                    async with asyncio.timeout(patience):
-                        await self._restored()
-                    self._standing.detail = ""
-                    return
-                except (Silent, ApiError, TimeoutError) as error:
-                    self._standing.detail = f"{why}; {str(error) or 'JetStream does not answer'}"
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, 5.0)
-                    patience = min(patience * 1.5, 20.0)
-        except HeadraceError as error:
-            self._failure = error
-        finally:
-            self._recovering = None
-            self._wake()
+    def _recovered(self, error: HeadraceError | None) -> None:
+        self._failure = error
+        self._wake()
 
     async def _restored(self) -> None:
         found = self._incarnation
@@ -425,11 +407,11 @@ class JetStreamSource:
         """Give back what was never handed over, and let go."""
         self._closing = True
         self._wake()
-        for task in (self._tending, self._recovering):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        if self._tending is not None:
+            self._tending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._tending
+        await self._recovery.close()
         for calls, call in (
             (self._connection.on_connect, self._connected),
             (self._connection.on_disconnect, self._disconnected),
