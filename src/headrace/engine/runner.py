@@ -11,7 +11,6 @@ I/O as many as its concurrency. Nothing here is per event but what an event itse
 from __future__ import annotations
 
 import asyncio
-import inspect
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -21,13 +20,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.breaker import Breaker
-from headrace.engine.context import carry_on, current
+from headrace.engine.context import call_plain, carry_on, first_step
 from headrace.engine.deadlines import Deadlines
 from headrace.engine.failpoints import passing
 from headrace.engine.measures import HandlerMeasures
 from headrace.engine.outcomes import Outcomes
 from headrace.engine.parking import Parking
-from headrace.engine.signature import DataCall
 from headrace.engine.suspicion import Suspicion
 
 if TYPE_CHECKING:
@@ -73,12 +71,12 @@ class Runner:
         self._workers: set[asyncio.Task[None]] = set()
         self._walking = 0
         self._context: Context = runtime.context
-        self._first_step = _first_step(handler.signature.call)
+        self._first_step = first_step(handler.signature.call)
         self._handled = passing("handled")
 
     def take_part(self, call: Callable[[Delivery], Any]) -> None:
         """Have attempts run as this coroutine function does: for transactional handlers, before anything is fetched."""
-        self._first_step = _first_step(call)
+        self._first_step = first_step(call)
 
     @property
     def transactional(self) -> bool:
@@ -213,7 +211,7 @@ class Runner:
         slots = self._slots
         outcomes = self.outcomes
         finished = outcomes.settle
-        first_step = self._first_step
+        start = self._first_step
         base = self._context
         lanes = self.lanes
         duration = self.measures.duration
@@ -251,7 +249,7 @@ class Runner:
                 deadline_of_slice = perf_counter() + SLICE
             else:
                 try:
-                    waiting = context.run(first_step, delivery)
+                    waiting = context.run(start, delivery)
                 except StopIteration as stop:
                     result = stop.value
                 except (KeyboardInterrupt, SystemExit):
@@ -332,7 +330,7 @@ class Runner:
         self.deadlines.add(delivery)
         try:
             with self.runtime.real_time():
-                running = self._loop.run_in_executor(self._executor, context.run, _in_context, call, delivery)
+                running = self._loop.run_in_executor(self._executor, context.run, call_plain, call, delivery)
                 return await asyncio.shield(running), None
         except asyncio.CancelledError:
             raise
@@ -422,36 +420,3 @@ class Runner:
                 "its sources are paused until that key recovers"
             )
         return self.breaker.detail() or self.outcomes.trouble
-
-
-def _first_step(call: Callable[[Delivery], Any]) -> Callable[[Delivery], Any]:
-    """Start the handler's coroutine and run it up to where it first waits. ``StopIteration`` carries its result."""
-    set_current = current.set
-
-    # The coroutine is kept only where it goes on: one that never waits is gone before the next one is made.
-    if isinstance(call, DataCall):
-        function = call.function
-
-        def with_data(delivery: Delivery) -> Any:
-            set_current(delivery)
-            coroutine = function(delivery._data)
-            waiting = coroutine.send(None)
-            delivery._run = coroutine
-            return waiting
-
-        return with_data
-
-    def with_delivery(delivery: Delivery) -> Any:
-        set_current(delivery)
-        coroutine = call(delivery)
-        waiting = coroutine.send(None)
-        delivery._run = coroutine
-        return waiting
-
-    return with_delivery
-
-
-def _in_context(call: Callable[[Delivery], Any], delivery: Delivery) -> Any:
-    current.set(delivery)
-    result = call(delivery)
-    return list(result) if inspect.isgenerator(result) else result
