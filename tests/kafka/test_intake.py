@@ -130,7 +130,7 @@ def test_however_fast_a_consumer_is_it_leaves_a_bounded_number_of_suspects() -> 
     for _ in range(20):
         for token in partition.offsets.hand_over_all(list(range(partition.offsets.next, partition.limit))):
             assert token is not None
-            partition.offsets.complete(token)
+            partition.offsets.complete([token])
         partition.hurry()
         bench.confirm(partition.look_ahead())
     assert partition.limit - partition.offsets.next == partition.window == 8192

@@ -70,7 +70,7 @@ def test_watermark_and_map_agree_with_a_set(
                 tokens[offset] = token
         elif step == "complete" and tokens:
             offset = sorted(tokens)[number % len(tokens)]
-            offsets.complete(tokens.pop(offset))
+            offsets.complete([tokens.pop(offset)])
             model.done.add(offset)
         assert offsets.watermark() == model.watermark()
         assert offsets.outstanding == len(tokens)
@@ -107,7 +107,7 @@ def test_a_successor_repeats_exactly_what_was_not_completed(
                     open_.append((offset, token))
         draw.shuffle(open_)
         for offset, token in open_[: draw.randint(0, len(open_))]:
-            offsets.complete(token)
+            offsets.complete([token])
             handled.add(offset)
         record = decode(encode(offsets.record("topic-id", 3)))
         assert record is not None
@@ -139,12 +139,12 @@ def test_below_the_ceiling_every_map_fits_uncut(seed: int, pattern: str) -> None
             index = 0 if pattern == "random" and draw.random() < 0.01 else draw.randrange(1, len(tokens))
             wanted = {"every second": index % 2 == 1, "keys": index % 8 != stuck}
             if wanted.get(pattern, True):
-                offsets.complete(tokens.pop(index))
+                offsets.complete([tokens.pop(index)])
         record = offsets.record("a" * 22, 200_000, 10**18 + 10**6)
         assert decode(encode(record, limit=SMALL)) == record
     draw.shuffle(tokens)
     for token in tokens:  # whatever the order in which the rest finishes
-        offsets.complete(token)
+        offsets.complete([token])
         record = offsets.record("a" * 22, 200_000, 10**18 + 10**6)
         assert decode(encode(record, limit=SMALL)) == record
     assert offsets.done() == []
@@ -159,7 +159,7 @@ def test_one_stuck_key_of_sixty_four_lets_sixty_thousand_pass() -> None:
             token = offsets.hand_over(offset)
             assert token is not None
             if offset % 64:
-                offsets.complete(token)
+                offsets.complete([token])
             offset += 1
     assert offset > 60_000
     assert len(encode(offsets.record("a" * 22, 200_000, 10**18))) <= LIMIT
@@ -170,7 +170,7 @@ def test_memory_of_what_is_done_is_let_go() -> None:
     for offset in range(100_000):
         token = offsets.hand_over(offset)
         assert token is not None
-        offsets.complete(token)
+        offsets.complete([token])
         if offset % 1000 == 999:
             assert offsets.watermark() == offset + 1
     assert len(offsets._flags) <= 5_000

@@ -136,7 +136,11 @@ class Claims:
                 delivery._history = attempts
                 delivery.attempt = attempts.count
             suspicion = self._runner.suspicion
-            if suspicion is not None and suspicion.is_suspect(delivery, delivery._identity or ("", "")):
+            if (
+                delivery.redelivered
+                and suspicion is not None
+                and not suspicion.is_cleared(delivery._identity or ("", ""))
+            ):
                 delivery._claim = "suspect"
             self._measures.lookups["fresh"] += 1
         elif state in ("ours", "busy"):
@@ -153,7 +157,7 @@ class Claims:
         while behind is not None and identity is not None:
             if behind._identity == identity and behind._claim in (None, "suspect"):
                 suspicion = self._runner.suspicion
-                suspect = suspicion is not None and suspicion.is_suspect(head, identity)
+                suspect = head.redelivered and suspicion is not None and not suspicion.is_cleared(identity)
                 head._claim, behind._claim = "suspect" if suspect else None, "ours"
                 head._history, behind._history = behind._history, None
                 head.attempt, behind.attempt = behind.attempt, 0

@@ -122,8 +122,8 @@ class Outcomes:
         if self.ledger is not None:
             good = await self._mark(done, "done", refused)
         settled = len(good)
-        for delivery in good:
-            delivery.source.settle(delivery, ACK)
+        if good:
+            self._acknowledge(good)
         self.measures.outcomes["ok"] += settled
         self.count_replays(good, "ok")
         if len(done) != len(batch):
@@ -165,6 +165,15 @@ class Outcomes:
             subscription.let_go(batch)
         self.runner.released(len(batch), sum([delivery.size for delivery in batch]))
         self.claims.finished_here()
+
+    def _acknowledge(self, batch: list[Delivery]) -> None:
+        holding = [subscription for subscription in self.runner.subscriptions if subscription.held]
+        if len(holding) == 1 and holding[0].acknowledge is not None:
+            # All are of one source, as nearly always.
+            holding[0].acknowledge(batch)
+            return
+        for delivery in batch:
+            delivery.source.settle(delivery, ACK)
 
     def count_replays(self, ended: Iterable[Delivery], how: str) -> None:
         """Those of them that are replays have ended so. A dead one is counted where its letter is stored."""

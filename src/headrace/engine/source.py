@@ -65,7 +65,8 @@ class Source(Protocol):
     ``default_lane``, what that is called ("record key"); ``idempotent = False``,
     where it knows by itself what was finished, with ``record(deliveries)``, which keeps their failed attempts durably, and
     ``identity(delivery)``, their name in the ledger of a transactional handler; ``ask(credit)``, called where the credit has
-    grown while a `fetch` waits, so that a source that asks its broker for messages can ask for more.
+    grown while a `fetch` waits, so that a source that asks its broker for messages can ask for more;
+    ``acknowledge(deliveries)``, which is `settle` with `ACK` for each of them.
     ``extend_every``: seconds between calls of `extend` for what is held, or ``None`` where nothing expires.
     """
 

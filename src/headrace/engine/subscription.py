@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from headrace.engine.delivery import ACK, Delivery, Outcome
@@ -58,6 +58,10 @@ class Subscription:
         self._wake = asyncio.Event()
         self._fetching = False
         self._ask = getattr(source, "ask", None)
+        #: The source's, where all of a batch can be told to it at once.
+        self.acknowledge: Callable[[Sequence[Delivery]], None] | None = (
+            None if runner.handler.ack_first else getattr(source, "acknowledge", None)
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -155,7 +159,8 @@ class Subscription:
                 self._unusable(delivery, "decode")
                 continue
             attributes = event._attributes
-            if "replaynumber" in attributes:
+            replayed = "replaynumber" in attributes
+            if replayed:
                 runner.measures.saw_replays = True
             if "expirytime" in attributes and runner.runtime.expired(event, 0.0):
                 self._pass_by(delivery, "expired")
@@ -180,7 +185,7 @@ class Subscription:
                     identities.append(own_identity(delivery))
                 else:
                     identities.append((attributes["source"], attributes["id"]))
-                if "replaynumber" in attributes:
+                if replayed:
                     # A replay is an event of its own to the ledger: its first life is finished there.
                     source, id = identities[-1]
                     identities[-1] = (source, f"{id} replay {attributes['replaynumber']}")
@@ -207,7 +212,7 @@ class Subscription:
             else:
                 suspicion = runner.suspicion
                 for delivery, identity in zip(good, identities, strict=True):
-                    if suspicion is not None and suspicion.is_suspect(delivery, identity):
+                    if delivery.redelivered and suspicion is not None and not suspicion.is_cleared(identity):
                         delivery._claim = "suspect"
                     runner.enqueue(delivery)
         if runner.ready and not runner._walking:
@@ -249,7 +254,7 @@ class Subscription:
             delivery._identity = identity
             if claim is CLAIMED:
                 fresh += 1
-                if suspicion is not None and suspicion.is_suspect(delivery, identity):
+                if delivery.redelivered and suspicion is not None and not suspicion.is_cleared(identity):
                     delivery._claim = "suspect"
             else:
                 outcomes.claims.take(delivery, claim)
@@ -299,6 +304,8 @@ class Subscription:
     def let_go(self, batch: Iterable[Delivery]) -> None:
         """These are settled: no longer extended, flushed soon."""
         before = len(self.held)
+        if not before:
+            return
         self.held.difference_update(batch)
         self._unflushed += before - len(self.held)
         if not self.held and self.runner.runtime.on_quiet is not None:

@@ -110,9 +110,9 @@ class Suspicion:
         self.starts: Stage[Delivery] = Stage(self._sort, defect)
         self.ends: Stage[Identity] = Stage(self._forget, defect)
 
-    def is_suspect(self, delivery: Delivery, identity: Identity) -> bool:
-        """Delivered before the unclean end, and not known to be harmless."""
-        return delivery.redelivered and identity not in self._cleared
+    def is_cleared(self, identity: Identity) -> bool:
+        """Whether what was delivered before the unclean end (`Delivery.redelivered`) is known to be harmless."""
+        return identity in self._cleared
 
     def ended(self, delivery: Delivery) -> None:
         """Its attempt is over and the process lives: it is no suspect any more."""

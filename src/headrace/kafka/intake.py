@@ -141,26 +141,23 @@ class Intake:
         source = self._source
         opened = partition.open
         suspects = partition.suspects
-        event: Event | None
         error: InvalidEvent | None
-        for message, size, token in zip(messages, sizes, tokens, strict=True):
+        for message, size, token, event in zip(messages, sizes, tokens, decode(messages), strict=True):
             if token is None:
                 # Completed by a former owner, as its map says.
                 partition.dirty = True
                 continue
             error = None
-            try:
-                event = decode(message.headers() or (), message.value())
-                if event is None:
-                    event = plain_event(
-                        message,
-                        topic=partition.topic,
-                        source=partition.source_uri,
-                        number=partition.number,
-                        wants_bytes=self._wants_bytes,
-                    )
-            except InvalidEvent as invalid:
-                event, error = None, invalid
+            if event is None:
+                event = plain_event(
+                    message,
+                    topic=partition.topic,
+                    source=partition.source_uri,
+                    number=partition.number,
+                    wants_bytes=self._wants_bytes,
+                )
+            elif not isinstance(event, Event):
+                event, error = None, event
             delivery = KafkaDelivery(
                 source, event, size + _OVERHEAD, error, suspects > 0 and suspects > message.offset()
             )

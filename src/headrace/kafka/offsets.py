@@ -8,7 +8,7 @@ that never arrive (compacted away, transaction markers, aborted) count as done o
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from headrace.kafka.completed import LIMIT, Record, Runs, contains, map_room
@@ -77,9 +77,11 @@ class Offsets:
             return False
         return contains(self._restored, offset)
 
-    def complete(self, token: int) -> None:
-        """The delivery of this token is settled for good."""
-        self._flags[token - self._cut] = 1
+    def complete(self, tokens: Iterable[int]) -> None:
+        """The deliveries of these tokens are settled for good."""
+        flags, cut = self._flags, self._cut
+        for token in tokens:
+            flags[token - cut] = 1
 
     def watermark(self) -> int:
         """The offset to commit: everything below it is done."""

@@ -8,11 +8,13 @@ shape in every respect is the binding's, which accepts it or says what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import methodcaller
 from typing import Any, Final
 
 from headrace.cloudevents.kafka import BINDING, read
 from headrace.cloudevents.types import REMEMBERED_LENGTH
+from headrace.errors import InvalidEvent
 from headrace.event import Event
 
 __all__ = ["decode"]
@@ -30,7 +32,13 @@ _LOOKS: Final = 3
 _LIMIT: Final = 256
 _trusted: Final = Event._trusted
 
+_headers_of: Final = methodcaller("headers")
+_value_of: Final = methodcaller("value")
+
 _Pair = tuple[str, bytes]
+Headers = Sequence[Any]
+_Record = tuple[Headers | None, bytes | None]
+Found = Event | InvalidEvent | None
 
 
 class _Shape:
@@ -44,28 +52,34 @@ class _Shape:
         self.varying = varying
         self.fixed = fixed
 
-    def read(self, headers: Sequence[Any], body: bytes) -> Event | None:
-        """The event of a record of this shape; ``None`` where it is not like it, or needs a second look."""
-        pairs = self.pairs
-        if len(headers) != len(pairs):
-            return None
-        attributes = self.fixed.copy()
-        for index, name, attribute in self.varying:
-            pair = headers[index]
-            found, value = pair
-            # A long value is not to stay here until the next record comes.
-            if found != name or not value or len(value) > REMEMBERED_LENGTH:
-                return None
-            pairs[index] = pair
-            if attribute is not None:
-                try:
-                    text = value.decode()
-                except UnicodeDecodeError:
-                    return None
-                if not text.isprintable():
-                    return None
-                attributes[attribute] = text
-        return _trusted(attributes, body) if headers == pairs else None
+    def read(self, records: Iterator[_Record], found: list[Found]) -> _Record | None:
+        """Append the events of records for as long as they are like this shape; the first that is not, or needs a second
+        look, or ``None`` at the end."""
+        pairs, fixed, varying = self.pairs, self.fixed, self.varying
+        count = len(pairs)
+        for headers, body in records:
+            if not headers or not body or len(headers) != count:
+                return headers, body
+            attributes = fixed.copy()
+            for index, name, attribute in varying:
+                pair = headers[index]
+                called, value = pair
+                # A long value is not to stay here until the next record comes.
+                if called != name or not value or len(value) > REMEMBERED_LENGTH:
+                    return headers, body
+                pairs[index] = pair
+                if attribute is not None:
+                    try:
+                        text = value.decode()
+                    except UnicodeDecodeError:
+                        return headers, body
+                    if not text.isprintable():
+                        return headers, body
+                    attributes[attribute] = text
+            if headers != pairs:
+                return headers, body
+            found.append(_trusted(attributes, body))
+        return None
 
 
 class _Shapes:
@@ -73,25 +87,39 @@ class _Shapes:
     where records with so many headers have it."""
 
     def __init__(self) -> None:
-        self.last = _Shape([], [], {})
+        self.last = _Shape([], [], {})  # that of no record
         self._of_type: dict[_Pair, list[_Shape]] = {}
         self._type_at: dict[int, int] = {}
         self._known = 0
         self._passed_by = 0
         self._met: dict[tuple[Any, ...], int] = {}
 
-    def read(self, headers: Sequence[Any], body: bytes) -> Event | None:
+    def read(self, records: Iterator[_Record]) -> list[Found]:
+        """Their events, in order; ``None`` for one that is no CloudEvent, the error for one that says that it is one, and is
+        not."""
+        found: list[Found] = []
+        while True:
+            other = self.last.read(records, found)
+            if other is None:
+                return found
+            found.append(self._read_other(*other))
+
+    def _read_other(self, headers: Headers | None, body: bytes | None) -> Found:
         """A record that is not like the last one."""
+        headers = headers or ()
         at = self._type_at.get(len(headers))
         if at is not None:
             for shape in self._of_type.get(headers[at], ()):
                 if shape is not self.last:
-                    event = shape.read(headers, body)
-                    if event is not None:
+                    found: list[Found] = []
+                    if shape.read(iter(((headers, body),)), found) is None:
                         self.last = shape
-                        return event
-        event = read(headers, body)
-        if event is not None and event._raw is body:
+                        return found[0]
+        try:
+            event = read(headers, body)
+        except InvalidEvent as error:
+            return error
+        if event is not None and body and event._raw is body:
             self._passed_by += 1
             if not self._passed_by % _ONE_IN:
                 self._look_at(headers, event)
@@ -143,13 +171,7 @@ class _Shapes:
 _shapes: Final = _Shapes()
 
 
-def decode(headers: Sequence[Any], body: bytes | None) -> Event | None:
-    """The event of a record, or ``None`` where it is no CloudEvent.
-
-    Raises:
-        InvalidEvent: it says that it is one, and is not.
-    """
-    if not body or not headers:
-        return read(headers, body)
-    event = _shapes.last.read(headers, body)
-    return event if event is not None else _shapes.read(headers, body)
+def decode(messages: Iterable[Any]) -> list[Found]:
+    """The events of messages of confluent-kafka, in order; ``None`` for one that is no CloudEvent, the error for one that says
+    that it is one, and is not."""
+    return _shapes.read(zip(map(_headers_of, messages), map(_value_of, messages), strict=True))

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 
 from headrace.engine.broker import Binding
-from headrace.engine.delivery import ACK, Delivery, Outcome
+from headrace.engine.delivery import Delivery, Outcome
 from headrace.engine.source import Credit, Progress
 from headrace.errors import ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Admin, Where
@@ -38,6 +40,8 @@ _BUFFER_BYTES: Final = 16 * 1024 * 1024
 _BUFFER_FACTOR: Final = 8
 #: Seconds without a poll after which health says so.
 _LATE_POLL: Final = 10.0
+_partition_of: Final = attrgetter("partition")
+_token_of: Final = attrgetter("token")
 #: Seconds that closing waits for the group to be left.
 _LEAVING: Final = GRACE + 8.0
 
@@ -251,21 +255,26 @@ class KafkaSource:
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Complete the offset (ack, dead, drop), bring the delivery again (retry), or leave it to the next owner."""
-        partition: Partition = delivery.partition  # type: ignore[attr-defined]
-        token: int = delivery.token  # type: ignore[attr-defined]
-        opened = partition.open
-        if token not in opened:
-            return
-        if outcome is not ACK and outcome.kind == "retry":
-            assert isinstance(delivery, KafkaDelivery)
-            asyncio.get_running_loop().call_later(outcome.delay, self._bring_again, delivery)
-            return
-        del opened[token]
-        if outcome is ACK or outcome.kind != "hand_back":
-            partition.offsets.complete(token)
-            partition.dirty = True
-        if not opened:
-            self._farewells.emptied(partition)
+        assert isinstance(delivery, KafkaDelivery)
+        opened = delivery.partition.open
+        if outcome.kind == "retry":
+            if delivery.token in opened:
+                asyncio.get_running_loop().call_later(outcome.delay, self._bring_again, delivery)
+        elif outcome.kind != "hand_back":
+            self.acknowledge((delivery,))
+        elif opened.pop(delivery.token, None) is not None and not opened:
+            self._farewells.emptied(delivery.partition)
+
+    def acknowledge(self, deliveries: Iterable[KafkaDelivery]) -> None:
+        """Complete the offsets of these."""
+        for partition, some in groupby(deliveries, _partition_of):
+            opened = partition.open
+            tokens = [token for token in map(_token_of, some) if opened.pop(token, None) is not None]
+            if tokens:
+                partition.offsets.complete(tokens)
+                partition.dirty = True
+                if not opened:
+                    self._farewells.emptied(partition)
 
     def _bring_again(self, delivery: KafkaDelivery) -> None:
         self._intake.again.append(delivery)

@@ -8,6 +8,7 @@ everything above the floor comes again, what is still held included.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -81,9 +82,12 @@ class InHand:
         self.held |= dict.fromkeys(batch)
         return batch, whole
 
-    def settled(self, delivery: JetStreamDelivery) -> None:
-        """It may be delivered again nevertheless, and is new then."""
-        self.again.pop(facts(delivery.reply).sequence, None)
+    def settled(self, deliveries: Iterable[JetStreamDelivery]) -> None:
+        """They are held no more; one that is delivered again nevertheless is new then."""
+        held = self.held
+        for delivery in deliveries:
+            if held.pop(delivery, delivery) is None and self.again:
+                self.again.pop(facts(delivery.reply).sequence, None)
 
     def _by_sequence(self) -> dict[int, JetStreamDelivery]:
         return {facts(delivery.reply).sequence: delivery for delivery in self.held}

@@ -311,18 +311,14 @@ class OwnedSource(JetStreamSource):
         """Queue how a delivery ended; what is handed back is left to the successor's rewind."""
         if delivery.voided is not None or delivery.incarnation is not self._incarnation:
             return
-        self._held.pop(delivery, None)
-        if self._hand.again:
-            self._hand.settled(delivery)
-        kind = outcome.kind
-        if kind == "ack":
-            # As in the base class, without the calls: this is passed once an event.
-            acks = self._acks
-            acks.done.append(delivery)
-            if not acks.scheduled:
-                acks.schedule()
-        elif kind != "hand_back":
+        self._hand.settled((delivery,))
+        if outcome.kind != "hand_back":
             super().settle(delivery, outcome)
+
+    def acknowledge(self, deliveries: Sequence[JetStreamDelivery]) -> None:
+        """Queue the acks of these."""
+        self._hand.settled(deliveries)
+        super().acknowledge(deliveries)
 
     # Health, recovery, the end
 

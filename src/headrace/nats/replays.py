@@ -11,6 +11,7 @@ from headrace.nats.source import JetStreamSource
 
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery, Outcome
+    from headrace.nats.message import JetStreamDelivery
     from headrace.nats.owner import OwnedSource
 
 __all__ = ["OwnedReplays"]
@@ -57,6 +58,11 @@ class OwnedReplays(JetStreamSource):
         """Queue how a delivery ended."""
         self._out.discard(delivery)
         super().settle(delivery, outcome)
+
+    def acknowledge(self, deliveries: Sequence[JetStreamDelivery]) -> None:
+        """Queue the acks of these."""
+        self._out.difference_update(deliveries)
+        super().acknowledge(deliveries)
 
     async def _watch(self, now: float) -> None:
         """Are there replays that nobody may read, since nobody owns the handler?"""

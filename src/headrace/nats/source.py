@@ -262,14 +262,19 @@ class JetStreamSource:
         kind = outcome.kind
         acks = self._acks
         if kind == "ack" or kind == "drop":
-            acks.done.append(delivery)
-            acks.schedule()
+            self.acknowledge((delivery,))
         elif kind == "retry":
             acks.nak(delivery, max(outcome.delay, 0.0))
         elif kind == "dead":
             acks.term(delivery)
         else:
             acks.nak(delivery, 0.0)
+
+    def acknowledge(self, deliveries: Sequence[JetStreamDelivery]) -> None:
+        """Queue the acks of these."""
+        current = self._incarnation
+        self._acks.done += [one for one in deliveries if one.voided is None and one.incarnation is current]
+        self._acks.schedule()
 
     async def flush(self) -> Sequence[Delivery]:
         """All settled so far was processed by the server; returns those for which it did not prove it in 5 s."""
