@@ -86,6 +86,9 @@ class Breaker:
         if self.open:
             self.open = False
             self.wants_one = False
+            if self._probe is not None:
+                # Where it has not begun, it does so as any other now.
+                self._runner.let_through.discard(self._probe)
             if self._probing is not None:
                 self._probing.cancel()
             log.warning(
@@ -143,22 +146,22 @@ class Breaker:
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_PROBE)
             delivery = await self._candidate()
-            if runner.stopping or runner.paused_by("operator") or not runner.slots_open():
-                runner.ready.append(delivery)
+            if delivery is None:
                 continue
             self._probe = delivery
             self._ended.clear()
-            runner.let_through = delivery
-            runner.ready.appendleft(delivery)
-            runner.wake()
+            runner.let_pass(delivery)
             await self._ended.wait()
             self._probe = None
 
-    async def _candidate(self) -> Delivery:
-        """The next delivery that may start; one is fetched where none is here."""
+    async def _candidate(self) -> Delivery | None:
+        """The next delivery that may start; one is fetched where none is here. ``None`` while nothing may start at all: the
+        operator has paused, or a suspect is to run alone, which may stand first among the ready and has to stay there."""
         runner = self._runner
         while True:
             self._arrived.clear()
+            if runner.stopping or runner.paused_by("operator") or not runner.slots_open():
+                return None
             found = self._startable()
             if found is not None:
                 return found
@@ -171,9 +174,11 @@ class Breaker:
 
     def _startable(self) -> Delivery | None:
         """Take the first head that may start. What its source has lost leaves its lane here, for no worker comes by while
-        the handler is paused: it would stand before everything of its key for ever."""
+        the handler is paused: it would stand before everything of its key for ever. Where there are suspects only, the first
+        of them has its start recorded, and comes back."""
         runner = self._runner
         ready = runner.ready
+        suspect: Delivery | None = None
         left = len(ready)
         while left:
             delivery = ready.popleft()
@@ -181,11 +186,15 @@ class Breaker:
             if delivery._claim is None:
                 return delivery
             if delivery._claim == "suspect":
+                suspect = suspect or delivery
                 ready.append(delivery)
                 continue
             before = len(ready)
             runner.outcomes.claims.admit(delivery)
             left += len(ready) - before
+        if suspect is not None:
+            ready.remove(suspect)
+            runner.outcomes.claims.admit(suspect)
         return None
 
     async def close(self) -> None:

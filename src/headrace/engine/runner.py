@@ -57,8 +57,9 @@ class Runner:
         self.inflight = 0
         self.paused = False
         self.stopping = False
-        #: The one delivery that may start although the gate is closed: a probe, or a suspect that runs alone.
-        self.let_through: Delivery | None = None
+        #: Deliveries that may start although the gate is closed: a probe, a suspect that runs alone.
+        self.let_through: set[Delivery] = set()
+        self._granted = 0
         self._pauses: set[str] = set()
         self.deadlines = Deadlines(handler.timeout, self._expired)
         self.breaker = Breaker(self, runtime.breaker)
@@ -182,13 +183,29 @@ class Runner:
         """Whether the app lets anything start: not while a suspect runs alone."""
         return self._slots.limit > 0
 
+    def let_pass(self, delivery: Delivery) -> None:
+        """Start this one, whatever the gate says."""
+        self.let_through.add(delivery)
+        self.ready.appendleft(delivery)
+        self.wake()
+
+    def grant(self) -> bool:
+        """A slot is free for one attempt of this handler; ``False`` where none can start now."""
+        may_start = not self.stopping and self.ready and (not self.paused or self.ready[0] in self.let_through)
+        if not may_start or not (self._walking or self._idle or len(self._workers) < self.limit):
+            return False
+        self._granted += 1
+        if not self._walking:
+            self.wake()
+        return True
+
     # Workers
 
     def wake(self) -> None:
         """Have one more worker walk the ready lanes, if the concurrency allows it."""
         if self.stopping:
             return
-        if self.paused and self.let_through is None:
+        if self.paused and not self.let_through:
             self.breaker.joined()
             return
         if self._idle:
@@ -222,17 +239,15 @@ class Runner:
         threaded = not self.handler.signature.is_async
         deadline_of_slice = perf_counter() + SLICE
         while True:
-            if not ready or self.stopping or self.paused or slots.used >= slots.limit:
-                if not ready or self.stopping or ready[0] is not self.let_through:
-                    if ready and slots.used >= slots.limit and self not in slots.waiting:
-                        slots.waiting.append(self)
-                    self._walking -= 1
+            if not ready or self.stopping or self.paused or (slots.used >= slots.limit and not self._granted):
+                if not ready or self.stopping or ready[0] not in self.let_through:
+                    self._rest()
                     idle: asyncio.Future[None] = self._loop.create_future()
                     self._idle.append(idle)
                     await idle
                     deadline_of_slice = perf_counter() + SLICE
                     continue
-                self.let_through = None
+                self.let_through.discard(ready[0])
             delivery = popleft()
             if delivery._claim is not None and not outcomes.claims.admit(delivery):
                 continue
@@ -292,6 +307,19 @@ class Runner:
                 await asyncio.sleep(0)
                 deadline_of_slice = perf_counter() + SLICE
 
+    def _rest(self) -> None:
+        """A worker finds nothing to start, and who should know of it is told."""
+        self._walking -= 1
+        slots = self._slots
+        while self._granted and not self._walking:
+            self._granted -= 1
+            slots.give_back()
+        if self.ready and not self.stopping:
+            if self.paused:
+                self.breaker.joined()
+            elif slots.used >= slots.limit and self not in slots.waiting:
+                slots.waiting.append(self)
+
     async def _suspended(self, delivery: Delivery, context: Context, waiting: Any) -> tuple[Any, BaseException | None]:
         """Carry on an attempt that waits for something, under its deadline; other lanes are walked meanwhile."""
         task = asyncio.current_task()
@@ -343,15 +371,15 @@ class Runner:
 
     def _take_slot(self) -> None:
         """Only an attempt that suspends holds a slot: between two steps of the loop no other runs anyway."""
-        self._slots.used += 1
+        if self._granted:
+            self._granted -= 1
+        else:
+            self._slots.used += 1
         self.inflight += 1
 
     def _give_slot_back(self) -> None:
-        slots = self._slots
-        slots.used -= 1
         self.inflight -= 1
-        if slots.waiting:
-            slots.waiting.popleft().wake()
+        self._slots.give_back()
 
     def _expired(self, delivery: Delivery) -> None:
         if delivery._task is None:

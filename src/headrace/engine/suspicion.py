@@ -33,7 +33,7 @@ CLEARED = 10_000
 
 
 class Solitude:
-    """Lets one delivery at a time run with nothing else in the process. It stands in `Slots.waiting` as a runner does."""
+    """Lets one delivery at a time run with nothing else in the process."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -75,9 +75,7 @@ class Solitude:
                 ended = await runner.suspicion.begin(delivery)
                 self._current = None
                 if ended is not None:
-                    runner.let_through = delivery
-                    runner.ready.appendleft(delivery)
-                    runner.wake()
+                    runner.let_pass(delivery)
                     await ended.wait()
         finally:
             self._task = None
@@ -89,7 +87,6 @@ class Solitude:
     async def _wait_until_free(self) -> None:
         while self._slots.used:
             self._all_free = asyncio.get_running_loop().create_future()
-            self._slots.waiting.appendleft(self)
             await self._all_free
 
     def wake(self) -> None:
