@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
@@ -10,9 +11,10 @@ from headrace.engine.delivery import ACK, HAND_BACK
 from headrace.errors import StoreUnavailable
 from headrace.kubernetes import Watch
 from headrace.kubernetes.index import Identity, Index
+from headrace.kubernetes.saving import Saving
 from headrace.kubernetes.store import Delta
 from tests.kubernetes.actor import Actor
-from tests.kubernetes.watching import Notebook, Watching, told
+from tests.kubernetes.watching import Notebook, Watching, eventually, told
 from tests.servers.apiserver import ApiServer
 
 
@@ -174,8 +176,10 @@ class Failing(Notebook):
     def __init__(self) -> None:
         super().__init__()
         self.fails = True
+        self.attempts = 0
 
     async def save(self, scope: str, changes: object) -> None:
+        self.attempts += 1
         if self.fails:
             raise StoreUnavailable("disk full")
         await super().save(scope, changes)  # type: ignore[arg-type]
@@ -234,6 +238,46 @@ async def test_an_object_is_on_record_before_it_is_handed_over_and_only_until_it
     index.finish(Delta("delete", "a/b", "u1", "7", None))
     await index.save()
     assert notebook.saved["scope"]["pods a/b"] == b"u2 8  begun"
+
+
+class Held(Notebook):
+    """Its saves wait until they may go on. ``begun`` is set while one waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def save(self, scope: str, changes: Mapping[str, bytes | None]) -> None:
+        self.begun.set()
+        await self.open.wait()
+        await super().save(scope, changes)
+
+
+async def test_what_changes_while_a_save_is_under_way_is_saved_after_it() -> None:
+    held = Held()
+    index = Index(held, "scope", "pods")
+    await index.load(Identity("u", "s"))
+    saving = Saving(index, spawn=asyncio.create_task, ours=lambda: True)
+    saving.finish(Delta("add", "a/b", "u1", "5", b"{}"))
+    saving.soon()
+    await held.begun.wait()
+    index.listed("9", False, True)
+    saving.soon()
+    held.open.set()
+    await eventually(lambda: b'"baseline":"9"' in held.saved.get("scope", {}).get("pods", b""))
+
+
+async def test_a_save_is_repeated_until_the_store_is_back_though_nothing_else_happens() -> None:
+    failing = Failing()
+    index = Index(failing, "scope", "pods")
+    await index.load(Identity("u", "s"))
+    saving = Saving(index, spawn=asyncio.create_task, ours=lambda: True)
+    index.listed("9", False, True)
+    saving.soon()
+    await eventually(lambda: failing.attempts >= 2)
+    failing.fails = False
+    await eventually(lambda: b'"baseline":"9"' in failing.saved.get("scope", {}).get("pods", b""))
 
 
 async def test_handlers_go_on_without_the_store(cluster: ApiServer, actor: Actor) -> None:

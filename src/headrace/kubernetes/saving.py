@@ -4,7 +4,6 @@ the engine asks for it."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,8 +14,8 @@ from headrace.kubernetes.store import Delta
 
 __all__ = ["Saving"]
 
-#: Seconds between saves of the checkpoint under load.
-_EVERY: Final = 0.2
+#: Seconds between saves of the checkpoint under load; they grow to the second number while the store does not answer.
+_EVERY: Final = (0.2, 2.0)
 #: Seconds that handlers wait for a store that does not answer.
 _AT_MOST: Final = 5.0
 
@@ -58,7 +57,10 @@ class Saving:
         try:
             async with asyncio.timeout(_AT_MOST):
                 await self.now()
-        except (StoreUnavailable, TimeoutError):
+        except BaseException as error:
+            if not isinstance(error, (StoreUnavailable, TimeoutError)):
+                self._news = True  # nothing is handed over; whoever comes next has to save it first
+                raise
             # Handlers go on without the store, which the engine's own flush reports; nobody waits until it is back.
             self._away = True
             self.soon()
@@ -70,7 +72,7 @@ class Saving:
         self._finished += 1
 
     def soon(self) -> None:
-        """Save within moments, where there is something to save."""
+        """Save within moments, where there is something to save; as often as it takes, and also what changes meanwhile."""
         if self._task is None and not self.closed and self.index.changed:
             self._task = self._spawn(self._later())
 
@@ -90,9 +92,18 @@ class Saving:
             self._checkpointed(finished)
 
     async def _later(self) -> None:
+        pause, longest = _EVERY
         try:
-            await asyncio.sleep(_EVERY)
-            with contextlib.suppress(StoreUnavailable):  # the engine's own flush says so, and repeats it
-                await self.now()
+            while True:
+                await asyncio.sleep(pause)
+                try:
+                    await self.now()
+                except StoreUnavailable:  # the engine's own flush says so
+                    pause = min(pause * 2, longest)
+                    continue
+                pause, _ = _EVERY
+                # What is not ours to save any more is owed by nobody: the next leader lists anew.
+                if not self.index.changed or not self._ours():
+                    return
         finally:
             self._task = None
