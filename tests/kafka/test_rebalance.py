@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import signal
+import sys
 from collections import defaultdict
 from itertools import pairwise
 from typing import Any
@@ -269,3 +271,29 @@ async def test_a_consumer_that_is_alive_and_brings_nothing_is_rebuilt(
     at.fill(5, first=5)
     assert numbers(await reader.take(5, seconds=60)) == [5, 6, 7, 8, 9]
     assert reader.source.progress().reconnects == 1
+
+
+DEAD_MEMBER = """
+import os, signal, sys
+from confluent_kafka import Consumer
+consumer = Consumer({"bootstrap.servers": sys.argv[1], "group.id": sys.argv[2], "group.instance.id": "one",
+                     "group.protocol": "consumer"})
+consumer.subscribe([sys.argv[3]], on_assign=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+while True:
+    consumer.poll(1)
+"""
+
+
+async def test_a_static_member_of_the_new_protocol_waits_for_the_end_of_the_one_that_was_killed(
+    at: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await at.make_topic()
+    at.fill(3)
+    group = f"{at.app}__bill"
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", DEAD_MEMBER, at.bootstrap, group, at.topic)
+    assert await asyncio.wait_for(killed.wait(), 60) == -signal.SIGKILL
+    reader = await at.reader(topic=Topic(at.topic, instance="one", options={"group.protocol": "consumer"}))
+    await until(lambda: "still holds a member" in reader.source.progress().detail or bool(owned(reader)))
+    assert "still holds a member with the group.instance.id one" in caplog.text
+    assert numbers(await reader.take(3)) == [0, 1, 2]
+    assert reader.source.progress().detail == ""

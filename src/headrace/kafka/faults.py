@@ -18,6 +18,7 @@ __all__ = [
     "is_fatal",
     "is_missing_topic",
     "is_refused_certificate",
+    "is_unreleased",
     "publish_failed",
     "refused_configuration",
     "text_of",
@@ -87,6 +88,11 @@ def is_fatal(error: Any) -> bool:
     return code_of(error) == _FATAL or (callable(flag) and bool(flag()))
 
 
+def is_unreleased(error: Any) -> bool:
+    """The group holds a member with this ``group.instance.id``: a dead one until its session ends, or one that lives."""
+    return _cause(code_of(error), text_of(error)) == _UNRELEASED_INSTANCE
+
+
 def _cause(code: int, text: str) -> int:
     """What is behind ``_FATAL``: the client tells it in words only, those that it has for each code."""
     if code != _FATAL:
@@ -102,7 +108,7 @@ def fatal_for_consumer(error: Any, *, where: str, group: str) -> HeadraceError |
     code, text = _cause(code_of(error), text_of(error)), text_of(error)
     if code in _AUTHENTICATION or code == _UNSUPPORTED_MECHANISM:
         return ConnectionFailed(f"{where}: the Kafka broker refused the credentials: {text}")
-    if code in (_FENCED_INSTANCE, _UNRELEASED_INSTANCE):
+    if code == _FENCED_INSTANCE:
         return RefusedError(
             f"{where}: another process has joined group {group} with the same group.instance.id; give each replica "
             f"one of its own (HEADRACE_KAFKA_GROUP_INSTANCE_ID): {text}"

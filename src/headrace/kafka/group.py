@@ -21,12 +21,14 @@ from headrace.kafka.admin import Admin, Where
 from headrace.kafka.calls import Calls
 from headrace.kafka.client_log import client_log
 from headrace.kafka.committing import Commit, Committing
+from headrace.kafka.course import Course
 from headrace.kafka.crossing import Ended, Failed, Inbox
 from headrace.kafka.faults import (
     code_of,
     fatal_for_consumer,
     is_fatal,
     is_missing_topic,
+    is_unreleased,
     refused_configuration,
     text_of,
 )
@@ -55,6 +57,8 @@ _BUSY_POLL: Final = 0.02
 _LASTING_POLL: Final = 0.1
 #: Seconds after which the answer of a commit is first looked for while there is no room.
 _FIRST_LOOK: Final = 0.001
+#: Seconds until the next try to join, after one that failed for good.
+_BEFORE_REJOINING: Final = 1.0
 #: Messages asked for at once.
 _BATCH: Final = 2000
 #: Of a message, what stands in its place; ``None`` for a record.
@@ -105,11 +109,7 @@ class Group:
         self._rebuild = False
         self._full_since = 0.0
         self._active = self._looked = 0.0
-        #: The next offset of each partition's log, a second old at most.
-        self.ends: dict[Where, int] = {}
         self._read_out: list[Ended] = []
-        #: Partitions that are not read from where they were to be; tried until it is known from where.
-        self._astray: set[Where] = set()
         self._thread: threading.Thread | None = None
         self._calls = Calls(name, self._space.set)
         self._committing = Committing(name)
@@ -126,6 +126,7 @@ class Group:
             joined=self._note_joined,
             closing=lambda: self._closing,
         )
+        self.course = Course(name, self.ownership, group=str(config["group.id"]), tell=self.inbox.tell)
 
     # Called by the loop
 
@@ -239,8 +240,7 @@ class Group:
         self.polled = time.monotonic()
         if self.polled - self._looked >= 1.0:
             self._looked = self.polled
-            self._look_at_ends()
-            self._set_right()
+            self.course.look(self.consumer)
             self._committing.give_up_old()
             if self._down and not messages:
                 self._look_for_brokers()
@@ -259,18 +259,6 @@ class Group:
         if any(p.open or p.dirty or p.blocked for p in self.ownership.assigned.values()):
             return _BUSY_POLL if time.monotonic() - self._active < 1.0 else _LASTING_POLL
         return IDLE_POLL
-
-    def _look_at_ends(self) -> None:
-        """Where the logs end, as the last fetches told; feeds the lag."""
-        from confluent_kafka import KafkaException, TopicPartition
-
-        try:
-            self.ends = {
-                where: int(self.consumer.get_watermark_offsets(TopicPartition(*where), cached=True)[1])
-                for where in list(self.ownership.assigned)
-            }
-        except KafkaException as error:
-            log.debug("%s: %s", self.name, text_of(error))
 
     def _look_for_brokers(self) -> None:
         """After an outage: where no record comes that would show that it is over, a question does. The coordinator is asked,
@@ -339,8 +327,7 @@ class Group:
         """An error that came in place of a message."""
         code = code_of(error)
         if code in _OFFSET_OUT_OF_RANGE and message.topic() is not None:
-            self._astray.add((message.topic(), message.partition()))
-            self._set_right()
+            self.course.lost(self.consumer, (message.topic(), message.partition()))
             return
         fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
         if fatal is not None:
@@ -349,29 +336,13 @@ class Group:
             self._note_end(message)
             return
         if is_fatal(error):
-            self._rebuild = True
-        if is_missing_topic(error):
+            self._begin_anew(error)
+        elif is_missing_topic(error):
             self.inbox.tell(f"topic {message.topic() or self._topics[0]} does not exist; it is waited for")
         elif code == _MAX_POLL_EXCEEDED:
             self.inbox.tell("the group put this member out because its loop stood still; it joins again")
         else:
             log.info("%s: %s", self.name, text_of(error))
-
-    def _set_right(self) -> None:
-        """Find anew where to read partitions from whose log does not have the offset that was asked for."""
-        for where in list(self._astray):
-            try:
-                self.ownership.restart(self.consumer, where)
-            except HeadraceError:
-                raise
-            except Exception as error:
-                fatal = fatal_for_consumer(error, where=self.name, group=self._config["group.id"])
-                if fatal is not None:
-                    raise fatal from error
-                self.inbox.tell(f"where partition {where[1]} begins could not be asked: {text_of(error)}")
-                self.ownership.ask_anew()
-                return
-            self._astray.discard(where)
 
     def _note_joined(self) -> None:
         self.connected = True
@@ -391,21 +362,38 @@ class Group:
             self.connected = False
             self._down = True
         elif is_fatal(error):
-            self._rebuild = True
+            self._begin_anew(error)
         else:
             log.debug("%s: %s", self.name, text_of(error))
 
     # Ending and beginning again
 
+    def _begin_anew(self, error: Any) -> None:
+        """The consumer cannot go on."""
+        self._rebuild = True
+        if is_unreleased(error):
+            instance = self._config.get("group.instance.id")
+            self.inbox.tell(
+                f"the group still holds a member with the group.instance.id {instance}; it is joined when the session of "
+                "that one has ended; if that one lives, give each replica an id of its own"
+            )
+        else:
+            log.info("%s: %s", self.name, text_of(error))
+
     def _replace(self) -> None:
         """A new consumer in place of one that does not consume any more."""
+        log.log(logging.WARNING if self._joined else logging.INFO, "%s: the consumer is rebuilt", self.name)
+        # One that never joined would end as soon again.
+        end = time.monotonic() + (0.0 if self._joined else _BEFORE_REJOINING)
+        while not self._closing and (left := end - time.monotonic()) > 0:
+            self._space.clear()
+            self._calls.serve(self.consumer)
+            self._space.wait(left)
         self._rebuild = False
         self.rebuilds += 1
-        log.warning("%s: the consumer is rebuilt", self.name)
         self._close()
-        left = list(self.ownership.assigned)
-        if left:
-            self.ownership.leave(left, lost=True)
+        if self.ownership.assigned:
+            self.ownership.leave(list(self.ownership.assigned), lost=True)
         self.consumer = self._make()
 
     def _close(self) -> None:

@@ -295,7 +295,7 @@ class KafkaSource:
         group = self._group
         if group is None:
             return Progress(connected=False, detail="not opened")
-        events, seconds = lag(group.ends, self._partitions)
+        events, seconds = lag(group.course.ends, self._partitions)
         detail = self._told
         for partition in self._partitions.values():
             if partition.blocked and partition.why == "map":
