@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from headrace.cloudevents import nats
+from headrace.cloudevents import kafka, nats
 from headrace.engine.ledger import AttemptError
 from headrace.errors import InvalidEvent
 from headrace.event import Event
@@ -42,7 +42,8 @@ class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
     Times are seconds since the epoch. ``headers`` and ``body`` are what arrived. ``reason`` is one sentence; ``exception`` the
     type's name; ``traceback`` is cut to 16 KiB. ``origin`` says where it came from (stream and sequence, topic, partition
     and offset, resource …). ``key`` is the lane's key. ``replay`` counts the replays before this letter; ``replay_of`` is
-    the id of the letter whose replay failed. ``edited`` holds the replacement's headers and body after an edit.
+    the id of the letter whose replay failed. ``edited`` holds the replacement's headers and body after an edit. ``attributes``
+    are the event's where its source gave it some that headers and body do not say (a plain message); else empty.
     """
 
     id: str
@@ -70,19 +71,22 @@ class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
     replay: int = 0
     replay_of: str | None = None
     edited: tuple[list[tuple[str, bytes]], bytes | None] | None = None
+    attributes: dict[str, str] = {}
     audit: list[Action] = []
 
     @property
     def event(self) -> Event | None:
         """The event (the edited one after an edit), or ``None`` where what arrived could not be decoded."""
+        if self.edited is None and self.attributes:
+            return Event._trusted(dict(self.attributes), self.body)
         headers, body = self.edited or (self.headers, self.body)
-        pairs: list[tuple[Any, Any]] = list(headers)
         try:
-            return nats.decode(pairs, body or b"", tolerant=True)[0]
+            event = _decoded(headers, body)
         except InvalidEvent:
-            if not self.event_type:
-                return None
-        # A plain message: its source had given it attributes, which the envelope kept.
+            event = None
+        if event is not None or not self.event_type:
+            return event
+        # A letter of an earlier version, of a plain message: the envelope kept as much of its attributes.
         attributes = {"specversion": "1.0", "id": self.event_id, "source": self.event_source, "type": self.event_type}
         if self.subject:
             attributes["subject"] = self.subject
@@ -112,6 +116,14 @@ class DeadLetter(msgspec.Struct, kw_only=True, omit_defaults=True):
                 f"dead letter {self.id} holds bytes that are no event ({self.reason}); edit it before replay"
             )
         return event.replace(replayof=self.id, replaynumber=self.replay + 1)
+
+
+def _decoded(headers: list[tuple[str, bytes]], body: bytes | None) -> Event | None:
+    """By the binding whose headers these are. Raises `InvalidEvent`; ``None`` or that for a plain message."""
+    if any(name.startswith(kafka.BINDING.prefix) for name, _ in headers):
+        return kafka.read(headers, body)
+    pairs: list[tuple[Any, Any]] = list(headers)
+    return nats.decode(pairs, body or b"", tolerant=True)[0]
 
 
 def letter_id(app: str, handler: str, event_source: str, event_id: str, replay: int) -> str:

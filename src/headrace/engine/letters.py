@@ -12,6 +12,7 @@ from headrace.errors import HeadraceError, InvalidEvent, Reject, encodable, word
 if TYPE_CHECKING:
     from headrace.engine.delivery import Delivery
     from headrace.engine.handler import Handler
+    from headrace.event import Event
 
 __all__ = ["TRACEBACK_LIMIT", "compose", "replay_number"]
 
@@ -53,7 +54,7 @@ def compose(handler: Handler, delivery: Delivery, error: BaseException, *, now: 
     else:
         reason = f"{_name(error)}: {message}"
     history = delivery._history
-    return DeadLetter(
+    letter = DeadLetter(
         id=letter_id(handler.app, handler.name, source, id, replay),
         app=handler.app,
         handler=handler.name,
@@ -77,6 +78,22 @@ def compose(handler: Handler, delivery: Delivery, error: BaseException, *, now: 
         replay=replay,
         replay_of=None if event is None else event._attributes.get("replayof"),
     )
+    if event is not None:
+        _complete(letter, event)
+    return letter
+
+
+def _complete(letter: DeadLetter, event: Event) -> None:
+    """What headers and body do not say of the event, the envelope does: a replay is to be the event that the handler saw."""
+    found = letter.event
+    if found is not None and found.attributes == event.attributes:
+        return
+    try:
+        body = event.raw
+    except HeadraceError:
+        return
+    if (body or None) == (letter.body or None):
+        letter.attributes = event.attributes
 
 
 def _original(delivery: Delivery) -> Original:
