@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from headrace.errors import ConfigurationError
 from headrace.kafka import Topic
 from headrace.kafka.completed import decode
 from tests.kafka.harness import Harness, Reader, numbers, until
@@ -347,6 +348,45 @@ async def test_a_topic_created_again_under_a_reader_is_read_from_its_beginning(
     assert facts is not None
     assert record is not None
     assert record.topic_id == facts.id
+
+
+@pytest.mark.parametrize("start", ["earliest", {0: 4}, "2999-01-01T00:00:00Z"])
+async def test_a_topic_created_again_with_more_than_was_read_of_the_old_one_is_read_from_its_beginning(
+    at: Harness, caplog: pytest.LogCaptureFixture, start: Any
+) -> None:
+    await at.make_topic()
+    at.fill(4)
+    reader = await at.reader(start=start)
+    await until(lambda: assigned(reader) == {0})
+    at.fill(4, first=4)
+    reader.ack(await reader.take(8 if start == "earliest" else 4))
+    await reader.source.flush()
+    await delete_topic(at)
+    await at.make_topic()
+    at._producer = None
+    at.fill(20, first=100)
+    facts = (await asyncio.to_thread(at.broker.admin.topics, [at.topic]))[at.topic]
+    assert facts is not None
+    anew: list[int] = []
+    while len(anew) < 20:
+        got = await reader.take(1, seconds=60)
+        reader.ack(got)
+        # Some may have come before it was known that this is another topic; those come again.
+        anew += numbers(one for one in got if one.partition.topic_id == facts.id)
+    assert anew == list(range(100, 120))
+    assert "was deleted and created again under this app" in caplog.text
+    await reader.source.flush()
+    offset, metadata = (await at.committed())[0]
+    record = decode(metadata)
+    assert record is not None
+    assert (offset, record.topic_id) == (20, facts.id)
+    assert reader.source.progress().detail == ""
+
+
+async def test_a_start_position_for_a_partition_that_the_topic_does_not_have_is_refused(at: Harness) -> None:
+    await at.make_topic(3)
+    with pytest.raises(ConfigurationError, match=r"names partition 7; topic \S+ has 3"):
+        await at.reader(start={7: 1})
 
 
 # Partitions that come later

@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple, cast
 
 from headrace.kafka.client_log import client_log
 from headrace.kafka.completed import NO_TOPIC_ID
@@ -100,14 +101,25 @@ class Admin:
     def topics(self, names: Sequence[str], *, seconds: float | None = None) -> dict[str, TopicFacts | None]:
         """The facts of each topic; ``None`` for one that does not exist. ``seconds``: the time for the answer, where whoever
         asks will ask again, with a new client (`renew`)."""
-        from confluent_kafka import KafkaException, TopicCollection
-
         timeout = self._timeout if seconds is None else seconds
-        asked = self.client.describe_topics(TopicCollection(list(names)), request_timeout=timeout)
+        return self.answer(self.ask(names, seconds=timeout), seconds=timeout + 1)
+
+    def ask(self, names: Iterable[str], *, seconds: float) -> Mapping[str, Future[Any]]:
+        """The question of `topics` without waiting for the answer, which `answer` understands."""
+        from confluent_kafka import TopicCollection
+
+        asked = self.client.describe_topics(TopicCollection(list(names)), request_timeout=seconds)
+        return cast("Mapping[str, Future[Any]]", asked)
+
+    @staticmethod
+    def answer(asked: Mapping[str, Future[Any]], *, seconds: float = 0.0) -> dict[str, TopicFacts | None]:
+        """What `topics` gives, waited for that long."""
+        from confluent_kafka import KafkaException
+
         found: dict[str, TopicFacts | None] = {}
         for name, future in asked.items():
             try:
-                topic = future.result(timeout + 1)
+                topic = future.result(seconds)
             except KafkaException as error:
                 if not is_missing_topic(error):
                     raise

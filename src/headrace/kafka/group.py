@@ -36,7 +36,7 @@ from headrace.kafka.leaving import say_farewell
 from headrace.kafka.ownership import Ownership
 from headrace.kafka.partition import Partition
 from headrace.kafka.room import Room
-from headrace.kafka.start import Start
+from headrace.kafka.start import Opening
 
 if TYPE_CHECKING:
     import asyncio
@@ -85,7 +85,7 @@ class Group:
         topics: Sequence[str],
         *,
         name: str,
-        start: Start,
+        start: Opening,
         admin: Admin,
         loop: asyncio.AbstractEventLoop,
         wake: Callable[[], None],
@@ -126,7 +126,7 @@ class Group:
             joined=self._note_joined,
             closing=lambda: self._closing,
         )
-        self.course = Course(name, self.ownership, group=str(config["group.id"]), tell=self.inbox.tell)
+        self.course = Course(self.ownership, self.inbox, admin=admin, name=name, group=str(config["group.id"]))
 
     # Called by the loop
 
@@ -286,6 +286,7 @@ class Group:
         self._set_paused(True)
         while not self._closing and not self._rebuild and not self.room.free:
             self._calls.serve(self.consumer)
+            self.ownership.begin_call(consumer)
             message = consumer.poll(_PAUSED_POLL)
             self.polled = time.monotonic()
             if message is not None:

@@ -17,7 +17,7 @@ from headrace.kafka.committing import EVERY, Commit, commit_all, may_commit_late
 from headrace.kafka.crossing import Assigned, Failed, Item, Revocation, Told
 from headrace.kafka.faults import fatal_for_consumer, text_of
 from headrace.kafka.partition import Partition
-from headrace.kafka.start import Start, find_start
+from headrace.kafka.start import Opening, find_start, is_another
 
 __all__ = ["GRACE", "Ownership"]
 
@@ -46,7 +46,7 @@ class Ownership:
         group: str,
         eager: bool,
         several: bool,
-        start: Start,
+        start: Opening,
         admin: Admin,
         post: Callable[[Item], None],
         tell: Callable[[str], None],
@@ -66,6 +66,8 @@ class Ownership:
         self._eager = eager
         self._several = several
         self._start = start
+        #: Topic ids as they were found last.
+        self._ids: dict[str, str] = {}
         self._admin = admin
         self._post = post
         self._tell = tell
@@ -137,6 +139,12 @@ class Ownership:
         }
         if missing:
             log.warning("%s: topic %s has gone while its partitions were assigned", self.name, missing[0])
+        for topic, found in facts.items():
+            if found is not None and is_another(self._ids.get(topic, ""), found.id):
+                self._tell(
+                    f"topic {topic} was deleted and created again under this app: it is read from its beginning; what the old "
+                    "one held and was not read is gone"
+                )
         answer = consumer.committed([TopicPartition(*where) for where in sorted(asked | set(wheres))], timeout=10.0)
         committed = {(tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in sound(answer) if tp.offset >= 0}
 
@@ -144,7 +152,7 @@ class Ownership:
             found = consumer.offsets_for_times([TopicPartition(*where, milliseconds) for where in late], timeout=10.0)
             return {(tp.topic, tp.partition): tp.offset for tp in sound(found)}
 
-        return find_start(
+        starts = find_start(
             [where for where in wheres if where[0] not in missing],
             committed,
             admin=self._admin,
@@ -154,9 +162,11 @@ class Ownership:
             several_topics=self._several,
             tell=self._tell,
         )
+        self._ids.update((topic, found.id) for topic, found in facts.items() if found is not None)
+        return starts
 
     def restart(self, consumer: Any, where: Where) -> None:
-        """The log does not have the offset that is asked for: retention was faster, or the topic is another one.
+        """The topic is another one, or its log does not have the offset that is asked for: retention was faster.
 
         What was read before goes on; only where to read from is found anew.
         """
@@ -178,6 +188,9 @@ class Ownership:
         (partition,) = self._starts(consumer, [where])
         self.assigned[where] = partition
         self._read_from(consumer, topic, number, partition.offsets.watermark())
+        # What the client returned of it in the call before is read again: it must not come first.
+        self.gone.add(where)
+        self._post(Told(""))
         self._post(Assigned([partition]))
 
     def _read_from(self, consumer: Any, topic: str, number: int, offset: int) -> None:

@@ -2,8 +2,8 @@
 the start position. Runs on the poll thread; blocking.
 
 Nothing is skipped silently. A commit of another incarnation of the topic is void; an offset that retention removed is
-moved to the first one there is, and the difference is counted; a partition that was added later begins at its
-beginning whatever the start position says, for it had no events when the group began.
+moved to the first one there is, and the difference is counted. A start position speaks of what was there when the source
+was opened: a partition, a topic or an incarnation of one that came later begins at its beginning, for it had no events then.
 """
 
 from __future__ import annotations
@@ -19,38 +19,51 @@ from headrace.kafka.completed import LIMIT, NO_TOPIC_ID, Record, decode
 from headrace.kafka.offsets import Offsets
 from headrace.kafka.partition import Partition
 
-__all__ = ["Ends", "Start", "find_start", "parse_start", "pin"]
+__all__ = ["Opening", "Start", "find_start", "is_another", "parse_start", "pin"]
 
 
-class Ends(NamedTuple):
-    """Where the logs ended when a source was opened: what ``latest`` means, however long joining the group takes.
+class Opening(NamedTuple):
+    """What a start position means, as of the moment in which a source was opened, however long joining the group takes.
 
-    ``offsets`` by topic id and partition: what came later (a partition, a topic, another incarnation of one) had no events
-    then, and begins at its beginning.
+    ``offsets`` by name, topic id and partition: what was there; all else begins at its beginning. ``moment``: milliseconds since
+    the epoch, of the first record that is read of those.
     """
 
-    offsets: Mapping[Where, int]
+    offsets: Mapping[tuple[str, str, int], int]
+    moment: int | None = None
 
 
 #: ``earliest``, ``latest``, a time in milliseconds since the epoch, or an offset for each partition.
-Start = str | int | Mapping[int, int] | Ends
+Start = str | int | Mapping[int, int]
 
 
-def pin(start: Start, topics: Sequence[str], admin: Admin) -> Start:
-    """``latest`` as of this moment; other starts as they are. Blocking. Partitions that come later begin at their beginning."""
-    if start != LATEST:
-        return start
+def pin(start: Start, topics: Sequence[str], admin: Admin) -> Opening:
+    """What ``start`` means for the topics as they are now. Blocking.
+
+    Raises:
+        ConfigurationError: it names a partition that none of them has.
+    """
+    if start == EARLIEST:
+        return Opening({})
     if topics[0].startswith("^"):
         topics = [name for name in admin.names() if re.search(topics[0], name)]
-    found = admin.topics(topics)
-    wheres = [
-        (name, number) for name, facts in found.items() if facts is not None for number in range(facts.partitions)
-    ]
-    return Ends({(_id(found[name]), number): end for (name, number), end in admin.offsets(wheres, LATEST).items()})
-
-
-def _id(facts: TopicFacts | None) -> str:
-    return NO_TOPIC_ID if facts is None else facts.id
+    found = {name: facts for name, facts in admin.topics(topics).items() if facts is not None}
+    wheres = [(name, number) for name, facts in found.items() for number in range(facts.partitions)]
+    moment: int | None = None
+    if isinstance(start, Mapping):
+        partitions = max((facts.partitions for facts in found.values()), default=0)
+        beyond = [number for number in start if not 0 <= number < partitions]
+        if beyond and found:
+            raise ConfigurationError(
+                f"start={dict(start)!r} names partition {beyond[0]}; topic {min(found)} has {partitions}, from 0 to {partitions - 1}"
+            )
+        offsets = {where: start[where[1]] for where in wheres if where[1] in start}
+    elif isinstance(start, int):
+        moment = start
+        offsets = dict.fromkeys(wheres, 0)
+    else:
+        offsets = admin.offsets(wheres, LATEST)
+    return Opening({(name, found[name].id, number): offset for (name, number), offset in offsets.items()}, moment)
 
 
 def parse_start(start: object, where: str) -> Start:
@@ -86,7 +99,7 @@ def find_start(
     *,
     admin: Admin,
     facts: Mapping[str, TopicFacts | None],
-    start: Start,
+    start: Opening,
     by_time: Any,
     several_topics: bool,
     metadata_limit: int = LIMIT,
@@ -110,7 +123,7 @@ def find_start(
         low, high = first[where], after_last[where]
         expired = 0
         record = records.get(where)
-        if record is not None and _is_another(record.topic_id, topic_id):
+        if record is not None and is_another(record.topic_id, topic_id):
             tell(
                 f"topic {topic} was deleted and created again since the last commit: partition {number} is read from "
                 "its beginning; what the old topic held beyond the commit is gone"
@@ -150,8 +163,14 @@ def find_start(
                 expired=expired,
             )
         )
-    if late and start != EARLIEST:
-        positions = _positions(late, facts, first, after_last, start, by_time)
+    ids = {topic: NO_TOPIC_ID if known is None else known.id for topic, known in facts.items()}
+    pinned = {
+        (topic, number): start.offsets[topic, ids[topic], number]
+        for topic, number in late
+        if (topic, ids[topic], number) in start.offsets
+    }
+    if pinned:
+        positions = _positions(pinned, first, after_last, start.moment, by_time)
         for index, partition in enumerate(found):
             position = positions.get(partition.key)
             if position is not None:
@@ -167,7 +186,7 @@ def find_start(
     return found
 
 
-def _is_another(committed: str, found: str) -> bool:
+def is_another(committed: str, found: str) -> bool:
     """Whether two topic ids are known and differ."""
     return bool(committed) and NO_TOPIC_ID not in (committed, found) and committed != found
 
@@ -181,23 +200,13 @@ def _record(offset: int, metadata: str) -> Record:
 
 
 def _positions(
-    wheres: Sequence[Where],
-    facts: Mapping[str, TopicFacts | None],
+    pinned: Mapping[Where, int],
     first: Mapping[Where, int],
     after_last: Mapping[Where, int],
-    start: Start,
+    moment: int | None,
     by_time: Any,
 ) -> dict[Where, int]:
-    if isinstance(start, Ends):
-        ends = {where: start.offsets.get((_id(facts.get(where[0])), where[1]), 0) for where in wheres}
-        return {where: min(max(end, first[where]), after_last[where]) for where, end in ends.items()}
-    if isinstance(start, int):
-        moments = by_time(wheres, start)
-        return {where: moments[where] if moments[where] >= 0 else after_last[where] for where in wheres}
-    assert isinstance(start, Mapping)
-    return {
-        (topic, number): min(
-            max(start.get(number, first[topic, number]), first[topic, number]), after_last[topic, number]
-        )
-        for topic, number in wheres
-    }
+    if moment is not None:
+        moments = by_time(list(pinned), moment)
+        return {where: moments[where] if moments[where] >= 0 else after_last[where] for where in pinned}
+    return {where: min(max(offset, first[where]), after_last[where]) for where, offset in pinned.items()}
