@@ -52,6 +52,9 @@ class Asked:
     def soon(self) -> None:
         self.times += 1
 
+    def pause(self, partition: Partition, paused: bool) -> None:
+        partition.paused = paused
+
 
 class Bench:
     """An intake with one partition whose first commit was confirmed."""
@@ -113,6 +116,38 @@ def test_nothing_passes_what_was_announced() -> None:
     bench.confirm(bench.partition.look_ahead())
     bench.intake.unblock()
     assert bench.take(1)[0].message.offset() == limit
+
+
+@pytest.mark.parametrize("settled", [True, False])
+@pytest.mark.parametrize("gap", [5_000, 30_000, 1_000_000])
+@pytest.mark.parametrize("before", [0, 10])
+def test_a_gap_of_any_width_is_passed(before: int, gap: int, settled: bool) -> None:
+    bench = Bench(before)
+    got = bench.take(100)
+    assert len(got) == before
+    if settled:
+        bench.partition.offsets.complete([delivery.token for delivery in got])
+    bench.intake.buffer.add([Record(gap + offset) for offset in range(10)])
+    assert bench.take(100) == []
+    assert bench.partition.blocked
+    assert bench.partition.dirty
+    bench.confirm(bench.partition.look_ahead())
+    bench.intake.unblock()
+    assert [delivery.message.offset() for delivery in bench.take(100)] == [gap + offset for offset in range(10)]
+
+
+def test_a_gap_is_no_speed() -> None:
+    bench = Bench(10)
+    before = bench.partition.window
+    bench.take(10)
+    bench.partition.look_ahead()
+    bench.intake.buffer.add([Record(100_000)])
+    bench.take(1)
+    bench.confirm(bench.partition.look_ahead())
+    bench.intake.unblock()
+    assert len(bench.take(1)) == 1
+    bench.partition.look_ahead()
+    assert bench.partition.window <= 4 * before
 
 
 @pytest.mark.parametrize("handed", [0, 10])

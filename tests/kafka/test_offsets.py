@@ -131,6 +131,11 @@ def test_below_the_ceiling_every_map_fits_uncut(seed: int, pattern: str) -> None
     for _ in range(4000):
         if at >= offsets.ceiling():
             break
+        if draw.random() < 0.002:
+            at += draw.randrange(10**7)
+            offsets.skip_to(at)
+            if at >= offsets.ceiling():
+                break
         token = offsets.hand_over(at)
         assert token is not None
         tokens.append(token)
@@ -163,6 +168,25 @@ def test_one_stuck_key_of_sixty_four_lets_sixty_thousand_pass() -> None:
             offset += 1
     assert offset > 60_000
     assert len(encode(offsets.record("a" * 22, 200_000, 10**18))) <= LIMIT
+
+
+def test_a_gap_beside_one_stuck_event_is_one_number_however_wide_it_is() -> None:
+    offsets = Offsets(0)
+    assert offsets.hand_over(0) is not None
+    assert offsets.skip_to(10**9) == 10**9 - 1
+    assert offsets.ceiling() > 10**9 + 1000
+
+
+def test_what_a_gap_skips_of_a_former_owners_map_is_let_go_and_the_rest_of_it_holds() -> None:
+    offsets = Offsets(0, [(100, 200), (5000, 6000)])
+    offsets.skip_to(5500)
+    assert offsets.watermark() == 6000
+    assert offsets.hand_over(5500) is None
+    token = offsets.hand_over(6000)
+    assert token is not None
+    assert offsets.done() == []
+    offsets.complete([token])
+    assert offsets.watermark() == 6001
 
 
 def test_memory_of_what_is_done_is_let_go() -> None:

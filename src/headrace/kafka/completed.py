@@ -25,7 +25,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["LIMIT", "NO_TOPIC_ID", "Record", "Runs", "contains", "decode", "encode", "map_room"]
+__all__ = ["LIMIT", "NO_TOPIC_ID", "Record", "Runs", "contains", "decode", "encode", "map_room", "size_of"]
 
 #: Apache Kafka's default for ``offset.metadata.max.bytes`` is 4096, and 4,096 characters are refused.
 LIMIT: Final = 4095
@@ -117,7 +117,8 @@ def map_room(limit: int = LIMIT) -> int:
     return max(0, limit - _FRAME) * 3 // 4
 
 
-def _size(number: int) -> int:
+def size_of(number: int) -> int:
+    """Bytes that a number takes among run lengths."""
     return max(1, (number.bit_length() + 6) // 7)
 
 
@@ -146,7 +147,7 @@ def _cut_runs(base: int, done: Runs, room: int) -> Runs:
     """As many ranges from the start as fit into ``room`` bytes."""
     used, at = 0, base
     for index, (start, stop) in enumerate(done):
-        used += _size(start - at) + _size(stop - start)
+        used += size_of(start - at) + size_of(stop - start)
         if used > room:
             return done[:index]
         at = stop

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from headrace.kafka.completed import LIMIT, Record, Runs, contains, map_room
+from headrace.kafka.completed import LIMIT, Record, Runs, contains, map_room, size_of
 
 __all__ = ["Offsets"]
 
@@ -76,6 +76,12 @@ class Offsets:
             self._restored.clear()
             return False
         return contains(self._restored, offset)
+
+    def skip_to(self, offset: int) -> int:
+        """The next record is this one: what lies between and was not handed over never arrives. How far that was."""
+        skipped = max(0, offset - self.next)
+        self.next += skipped
+        return skipped
 
     def complete(self, tokens: Iterable[int]) -> None:
         """The deliveries of these tokens are settled for good."""
@@ -143,7 +149,7 @@ class Offsets:
 
         Within the span that a bit set covers any pattern fits. Beyond it run lengths are counted at their worst: what
         is pending can be split into pairs of (pending, done), one for every second entry; each number takes a byte, and
-        one more for each 128 in it at most.
+        one more for each 128 in it at most, or as many as the widest of them could have: a gap is wide and one number.
         """
         base = self.watermark()
         span = base + self._room * 8
@@ -157,6 +163,7 @@ class Offsets:
             stop = flags.find(_DONE, start)
             pairs += ((len(flags) if stop < 0 else stop) - start + 1) // 2
             start = flags.find(_PENDING, stop) if stop >= 0 else -1
-        free = self._room - 2 * pairs - (end - base) // 128
+        widest = size_of(end - base + self._room)
+        free = self._room - 2 * pairs - min((end - base) // 128, 2 * pairs * (widest - 1))
         # n further entries take n + 1 bytes as pairs and n / 128 for their width.
         return max(self.next + max(0, free - 3) * 128 // 129, span)

@@ -173,7 +173,10 @@ class Partition:
 
     def look_ahead(self) -> int:
         """What the next commit announces as ``reached``: the window follows the speed, so that a slow consumer leaves
-        few suspects behind and a fast one is not held up."""
+        few suspects behind and a fast one is not held up. It looks ahead from where the records go on, however wide the gap
+        before the one that waits: one that was never announced would never pass."""
+        if self.waiting:
+            self._handed += self.offsets.skip_to(self.waiting[0].offset())
         handed = self.offsets.next - self._handed
         self._handed = self.offsets.next
         if self.hurried or (self.blocked and self.why == "commit"):
