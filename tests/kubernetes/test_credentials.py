@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.errors import ConnectionFailed
+from headrace.errors import ConfigurationError, ConnectionFailed
 from headrace.kubernetes import Watch
 from headrace.kubernetes.client import Client
 from headrace.kubernetes.credentials import Credentials
@@ -152,6 +152,30 @@ async def test_an_authority_and_a_client_certificate_that_are_replaced_on_disk_a
         install(right)
         clock.seconds += 61
         assert await client.request("GET", "/") == b"{}"
+        await client.close()
+
+
+async def test_files_that_are_gone_for_a_moment_leave_what_tls_knows_in_use(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    authority, certificate, key = (tmp_path / name for name in ("a.pem", "c.pem", "c.key"))
+    clock = Clock()
+    user = UserConfig(client_certificate=str(certificate), client_key=str(key))
+    async with tls_server(tmp_path) as port:
+        cluster = ClusterConfig(server=f"https://127.0.0.1:{port}", certificate_authority=str(authority), user=user)
+        client = Client(cluster, credentials=Credentials(cluster, monotonic=clock))
+        with pytest.raises(ConfigurationError, match="No such file"):
+            await client.request("GET", "/")  # at the start there is nothing to go on with
+        for path, found in (
+            (authority, made.authority),
+            (certificate, made.client_certificate),
+            (key, made.client_key),
+        ):
+            path.write_bytes(found.read_bytes())
+        assert await client.request("GET", "/") == b"{}"
+        for path in (authority, certificate):
+            path.rename(f"{path}.away")
+            clock.seconds += 61
+            assert await client.request("GET", "/") == b"{}"
         await client.close()
 
 

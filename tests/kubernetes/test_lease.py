@@ -193,6 +193,29 @@ async def test_a_lease_is_given_back_where_its_connection_or_the_program_ends(cl
     assert record["spec"]["leaseTransitions"] >= 1
 
 
+@pytest.mark.parametrize("trouble", [b"<html>", b"{}", ConfigurationError("TLS: no such file")], ids=repr)
+async def test_one_that_waits_competes_on_after_an_answer_that_is_no_lease_or_trouble_of_its_own(
+    cluster: ApiServer, actor: Actor, trouble: bytes | Exception
+) -> None:
+    client = Client(load([cluster.kubeconfig]))
+    ask, answers = client.request, [trouble]
+
+    async def request(*arguments: object, **named: object) -> bytes:
+        answer = answers.pop() if answers else await ask(*arguments, **named)  # type: ignore[arg-type]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client.request = request  # type: ignore[method-assign]
+    one = elector(client, actor)
+    one.acquire()
+    async with asyncio.timeout(20):
+        await one.lead()
+    assert not answers
+    await one.release()
+    await client.close()
+
+
 def test_times_that_would_let_two_act_are_refused() -> None:
     for duration, renew, retry in ((10.0, 10.0, 2.0), (10.0, 12.0, 2.0), (10.0, 5.0, 5.0), (0.5, 0.3, 0.1)):
         with pytest.raises(ConfigurationError):

@@ -11,6 +11,7 @@ import pytest
 
 from headrace.errors import ConnectionFailed
 from headrace.kubernetes import Watch
+from headrace.kubernetes.informer import Informer
 from headrace.kubernetes.reflector import Timing
 from tests.kubernetes.scripted import Act, Exchange, Scripted, hang, synced
 from tests.kubernetes.watching import SHORT, Watching, binding, eventually, told
@@ -220,6 +221,23 @@ async def test_a_line_that_is_no_event_means_a_new_list(tmp_path: Path) -> None:
         await seen.until(told("b", "add", "delete"))
     assert seen.verbs("a")[:2] == ["add", "update"]
     assert server.asked[1]["resourceVersion"] == "6"
+
+
+async def test_a_defect_in_reading_a_watch_is_told(tmp_path: Path) -> None:
+    async with Scripted(synced(5, "a")) as server, Watching(watch_on(server, tmp_path)) as seen:
+        (informer,) = await _informers(seen)
+
+        def failing() -> None:
+            raise RuntimeError("scripted")
+
+        informer._tell = failing  # type: ignore[method-assign]
+        await eventually(lambda: "RuntimeError('scripted')" in seen.source.progress().detail)
+        assert not seen.source.progress().connected
+
+
+async def _informers(seen: Watching) -> list[Informer]:
+    await eventually(lambda: seen.source._joined.informers)
+    return list(seen.source._joined.informers.values())
 
 
 async def test_watches_that_end_at_once_are_failures_with_a_growing_delay(tmp_path: Path) -> None:

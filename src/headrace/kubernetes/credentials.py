@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import ssl
 import time
@@ -23,6 +24,8 @@ from headrace.kubernetes.execplugin import Granted, run_plugin
 from headrace.kubernetes.kubeconfig import ClusterConfig
 
 __all__ = ["Credentials"]
+
+_log = logging.getLogger("headrace.kubernetes")
 
 #: Seconds after which files are looked at again (client-go re-reads the projected token once a minute as well).
 _REREAD: Final = 60.0
@@ -60,7 +63,7 @@ class Credentials:
 
         Raises:
             ConnectionFailed: a plugin failed, or a token file is gone and no token was read before.
-            ConfigurationError: a certificate or key that TLS refuses.
+            ConfigurationError: a certificate or key that TLS refuses, where there was no good one before.
         """
         if self._fresh():
             return
@@ -142,8 +145,10 @@ class Credentials:
         try:
             self._context = _context(cluster, certificate, key)
         except (OSError, ssl.SSLError, ValueError) as error:
-            if self._context is not None and not isinstance(error, FileNotFoundError):
-                # Half of a pair was replaced: keep what works and look again in a minute.
+            if self._context is not None:
+                # They are being replaced (half of a pair is new, or one is gone for a moment): what works is kept, and they
+                # are looked at again in a minute.
+                _log.warning("TLS for %s (%s) stays as it was: %s", cluster.server, cluster.origin, error)
                 return
             raise ConfigurationError(f"TLS for {cluster.server} ({cluster.origin}): {error}") from error
         self._fingerprint = fingerprint

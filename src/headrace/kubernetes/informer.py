@@ -8,12 +8,11 @@ date by a new list: no object is kept here for its sake, unless a handler asked 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Final, NamedTuple, Protocol
 
-from headrace.errors import ConnectionFailed, InvalidEvent
+from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
 from headrace.kubernetes.client import Client
 from headrace.kubernetes.objects import Bookmark, Object, decode_line, decode_page, stripped
 from headrace.kubernetes.reflector import Fact, Gone, Present, Reflector, Replaced, Request, Timing
@@ -120,11 +119,18 @@ class Informer:
         self.connected = False
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
 
     def _start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"informer {self.selection.resource}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task is self._task and not task.cancelled() and task.exception() is not None:
+            # Not begun anew: what a subscriber had made of it is unknown, and a restart of the process skips nothing.
+            _log.error("watch of %s ended by a defect", self.selection.resource, exc_info=task.exception())
+            self.reflector.garbled(f"the watch ended by a defect, restart the process: {task.exception()!r}")
+            self._say(False)
 
     async def _run(self) -> None:
         reflector = self.reflector
@@ -141,10 +147,10 @@ class Informer:
             except ApiError as error:
                 self._absent = error.code == 404
                 reflector.refused(error.status, error.retry_after)
-            except ConnectionFailed as error:
-                reflector.broke(str(error))
             except InvalidEvent as error:
                 reflector.garbled(str(error))
+            except HeadraceError as error:
+                reflector.broke(str(error))
             self._say(False)
 
     async def _rediscover(self) -> bool:
@@ -155,7 +161,7 @@ class Informer:
             self.reflector.refused(Status(404, "NotFound", str(error)))
         except ApiError as error:
             self.reflector.refused(error.status, error.retry_after)
-        except ConnectionFailed as error:
+        except HeadraceError as error:
             self.reflector.broke(str(error))
         else:
             self._absent = False

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from headrace.errors import ConnectionFailed
+from headrace.errors import HeadraceError
 from headrace.kubernetes.access import scopes
 from headrace.kubernetes.connection import Connection
 from headrace.kubernetes.index import Index
@@ -16,7 +16,6 @@ from headrace.kubernetes.objects import stripped
 from headrace.kubernetes.reflector import Timing
 from headrace.kubernetes.resources import Resource
 from headrace.kubernetes.significance import compile_digest
-from headrace.kubernetes.status import ApiError
 from headrace.kubernetes.store import Delta, Store
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class Joined:
                 continue
             try:
                 found = await scopes(connection.client, resource(), None)
-            except (ApiError, ConnectionFailed) as error:
+            except HeadraceError as error:
                 _log.warning("%s: what RBAC allows could not be asked: %s", self._watch.name, error)
                 continue
             for selection in [selection for selection in self.informers if found and selection.namespace not in found]:

@@ -179,7 +179,7 @@ class Elector:
     @property
     def competes(self) -> bool:
         """Somebody of this process competes for it."""
-        return self._task is not None
+        return self._task is not None and not self._task.done()
 
     def acquire(self) -> None:
         """Begin to compete."""
@@ -214,7 +214,7 @@ class Elector:
             self._looked.clear()
             if self._leading.is_set():
                 self._lose("it was given back")
-                with contextlib.suppress(ApiError, ConnectionFailed):
+                with contextlib.suppress(HeadraceError):
                     await self._give_back()
 
     async def _keep_trying(self) -> None:
@@ -222,7 +222,7 @@ class Elector:
             began = self._monotonic()
             try:
                 held = await self._try(began)
-            except (ApiError, ConnectionFailed) as error:
+            except HeadraceError as error:
                 held = False
                 if not isinstance(error, ApiError) or error.code != 409:
                     _log.warning("lease %s: %s", self._name, error)
@@ -267,7 +267,7 @@ class Elector:
             if error.code == 404:
                 return None
             raise
-        return _decoder.decode(body)
+        return self._decode(body)
 
     async def _write(self, record: _Lease, *, taken: bool) -> bool:
         spec = record.spec
@@ -290,7 +290,13 @@ class Elector:
             body=msgspec.json.encode(record),
             timeout=self._times.renew_within / 2,
         )
-        self._observe(_decoder.decode(body), self._monotonic())
+        self._observe(self._decode(body), self._monotonic())
+
+    def _decode(self, body: bytes) -> _Lease:
+        try:
+            return _decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise ConnectionFailed(f"what was answered for the lease {self._name!r} is no Lease: {error}") from error
 
     async def _give_back(self) -> None:
         record = self._record

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.errors import ConnectionFailed
+from headrace.errors import HeadraceError
 from headrace.kubernetes.client import Client
 from headrace.kubernetes.resources import Resource
 from headrace.kubernetes.status import ApiError
@@ -36,7 +36,7 @@ async def still_exists(client: Client, resource: Resource, key: str, uid: str) -
         try:
             body = await client.request("GET", path, accept=_METADATA, timeout=10.0)
             return msgspec.json.decode(body, type=_Named).metadata.uid == uid
-        except (ApiError, ConnectionFailed) as error:
+        except HeadraceError as error:
             # Asked again: an outage of moments must not turn a relabelled object into a deleted one.
             if isinstance(error, ApiError) and error.code < 500 and error.code != 429:
                 return False
