@@ -3,7 +3,8 @@
 import pytest
 
 from headrace import App
-from headrace.errors import ConfigurationError
+from headrace.errors import ConfigurationError, ConnectionFailed
+from headrace.kafka import Topic
 from headrace.kafka.settings import consumer_options, parse, producer_options
 
 
@@ -40,7 +41,18 @@ def test_settings_are_spelled_as_in_the_environment_or_as_in_librdkafka() -> Non
     assert options["linger.ms"] == "7"
 
 
-@pytest.mark.parametrize("url", ["kafka://", "nats://one", "kafka://one/path", "one:9092"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "kafka://",
+        "nats://one",
+        "kafka://one/path",
+        "one:9092",
+        "kafka://one:notaport",
+        "kafka://one:99999",
+        "kafka://[::1]:0",
+    ],
+)
 def test_what_is_no_kafka_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="Kafka address"):
         parse(url, {})
@@ -79,7 +91,16 @@ def test_the_new_group_protocol_is_sent_none_of_the_settings_that_it_refuses() -
 
 
 @pytest.mark.parametrize(
-    "option", ["no.such.option=5", "socket.timeout.ms=soon", "ssl.ca.location=/no/such/file.pem", "batch.size=many"]
+    "option",
+    [
+        "no.such.option=5",
+        "socket.timeout.ms=soon",
+        "ssl.ca.location=/no/such/file.pem",
+        "batch.size=many",
+        "session.timeout.ms=abc",
+        "max.poll.interval.ms=2000",
+        "group.protocol=foo",
+    ],
 )
 async def test_an_option_that_librdkafka_refuses_ends_the_start_at_once(option: str) -> None:
     app = App("shop", broker=f"kafka://127.0.0.1:1?{option}", store="memory://", ready_within=600.0)
@@ -90,3 +111,31 @@ async def test_an_option_that_librdkafka_refuses_ends_the_start_at_once(option: 
     with pytest.raises(ConfigurationError, match=r"librdkafka refuses .*" + option.partition("=")[0]):
         async with app.running():
             raise AssertionError("it must not run")
+
+
+def refuse(config: str) -> tuple[str, float]:
+    raise RuntimeError(f"no token for {config}")
+
+
+async def test_a_token_callback_that_raises_ends_the_start_at_once_with_its_reason() -> None:
+    options = "sasl.mechanism=OAUTHBEARER&oauth.callback=tests.kafka.test_settings:refuse&sasl.oauthbearer.config=alice"
+    app = App("shop", broker=f"kafka://127.0.0.1:1?{options}", store="memory://", ready_within=600.0)
+
+    @app.on("order.created")
+    async def bill(order: dict[str, str]) -> None: ...
+
+    with pytest.raises(ConnectionFailed, match=r"oauth\.callback raised RuntimeError: no token for alice"):
+        async with app.running():
+            raise AssertionError("it must not run")
+
+
+def test_tokens_that_nothing_would_get_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"OAUTHBEARER needs oauth\.callback"):
+        parse("kafka://one?sasl.mechanism=OAUTHBEARER", {})
+    parse("kafka://one?sasl.mechanism=OAUTHBEARER&sasl.oauthbearer.method=oidc", {})
+
+
+@pytest.mark.parametrize(("name", "reason"), [("^a[", "no regular expression"), ("", "letters"), ("a b", "letters")])
+def test_what_is_neither_a_topic_nor_a_pattern_is_refused(name: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        Topic(name)

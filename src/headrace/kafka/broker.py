@@ -25,6 +25,7 @@ from headrace.kafka.sink import KafkaSink
 from headrace.kafka.source import KafkaSource
 from headrace.kafka.start import parse_start
 from headrace.kafka.topics import Shape, ensure, reach
+from headrace.kafka.trial import first_token, try_consumer
 
 if TYPE_CHECKING:
     from headrace.engine.checkpoints import Checkpoints, Suspects
@@ -73,7 +74,10 @@ class KafkaBroker:
     async def open(self) -> None:
         """Wait until a broker answers. Raises as `Broker.open` says."""
         if not self._reached:
+            config = self._reader_options()
+            await asyncio.to_thread(first_token, config, self.url)
             self.producer.open()
+            await asyncio.to_thread(try_consumer, config, self.url)
             await reach(self.admin, self._errors, self.url, seconds=self.ready_within)
             self._reached = True
             del self._errors[:]

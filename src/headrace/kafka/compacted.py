@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from headrace.errors import StoreUnavailable
 from headrace.kafka.client_log import client_log
-from headrace.kafka.faults import code_of, text_of
+from headrace.kafka.faults import code_of, refused_configuration, text_of
 
 __all__ = ["CompactedTopic"]
 
@@ -27,7 +27,8 @@ _NO_LEADER: Final = frozenset({3, 5, 6})
 class CompactedTopic:
     """One partition of ``topic``. ``apply`` is called with each record in order (its value is not kept here).
 
-    Raises of all calls: `StoreUnavailable` where the brokers do not answer within ``timeout`` seconds.
+    Raises of all calls: `StoreUnavailable` where the brokers do not answer within ``timeout`` seconds; of the first also
+    `ConfigurationError` where librdkafka refuses the options.
     """
 
     def __init__(
@@ -52,9 +53,12 @@ class CompactedTopic:
         from confluent_kafka import Consumer, KafkaException, TopicPartition
 
         with self.lock:
-            try:
-                if self._consumer is None:
+            if self._consumer is None:
+                try:
                     self._consumer = Consumer({**self._config, "logger": client_log})
+                except KafkaException as error:
+                    raise refused_configuration(f"topic {self.topic}", error) from error
+            try:
                 self._consumer.assign([TopicPartition(self.topic, 0, offset)])
                 try:
                     yield self._consumer

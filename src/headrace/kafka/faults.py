@@ -71,8 +71,10 @@ def is_refused_certificate(error: Any) -> bool:
     return _CERTIFICATE.search(text_of(error)) is not None
 
 
-def refused_configuration(where: str, error: Any) -> ConfigurationError:
-    """librdkafka makes no client of these options."""
+def refused_configuration(where: str, error: Any) -> ConfigurationError | ConnectionFailed:
+    """librdkafka makes no client of these options, or got no token for it."""
+    if is_authentication(error):
+        return ConnectionFailed(f"{where}: there are no credentials: {text_of(error)}")
     return ConfigurationError(f"{where}: librdkafka refuses the configuration: {text_of(error)}")
 
 

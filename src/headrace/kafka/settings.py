@@ -156,7 +156,8 @@ def parse(url: str, settings: Mapping[str, str]) -> Connection:
         options["sasl.mechanism"] = options.pop("sasl.mechanisms")
     _derive_protocol(options)
     check_options(options, _hidden(url))
-    servers = ",".join(_with_port(host) for host in hosts.split(",") if host)
+    _check_tokens(options, _hidden(url))
+    servers = ",".join(_with_port(host, _hidden(url)) for host in hosts.split(",") if host)
     return Connection(servers, f"kafka://{'***@' if login else ''}{servers}", options)
 
 
@@ -179,6 +180,20 @@ def check_options(options: Mapping[str, str], where: str) -> None:
             raise ConfigurationError(f"{where}: the Kafka option {name} cannot be set: {_REFUSED[name]}")
 
 
+def _check_tokens(options: Mapping[str, str], where: str) -> None:
+    """Raise `ConfigurationError` where nothing would get the tokens of OAUTHBEARER: the client waits for the first for ever."""
+    if options.get("sasl.mechanism", "").upper() != "OAUTHBEARER" or OAUTH_CALLBACK in options:
+        return
+    if (
+        options.get("sasl.oauthbearer.method") != "oidc"
+        and options.get("enable.sasl.oauthbearer.unsecure.jwt") != "true"
+    ):
+        raise ConfigurationError(
+            f"{where}: sasl.mechanism=OAUTHBEARER needs oauth.callback=module:function, or sasl.oauthbearer.method=oidc with its "
+            "options"
+        )
+
+
 def _is_ours(name: str) -> bool:
     """Settings of other transports come along: ours have the prefix, or are spelled as librdkafka spells its options."""
     return name.upper().startswith((PREFIX, _SHORT_PREFIX)) or "." in name
@@ -191,10 +206,16 @@ def _option(name: str) -> str:
     return name.lower().replace("_", ".")
 
 
-def _with_port(host: str) -> str:
-    if host.startswith("["):
-        return host if "]:" in host else f"{host}:{PORT}"
-    return host if ":" in host else f"{host}:{PORT}"
+def _with_port(host: str, where: str) -> str:
+    head, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        return f"{host}:{PORT}"
+    # librdkafka takes what is no number for 0, and of one that is too large what is left in 16 bits.
+    if not (head and port.isdecimal() and port.isascii() and 0 < int(port) < 65536):
+        raise ConfigurationError(
+            f"{where!r} is no Kafka address: {host!r} needs a port from 1 to 65535 behind its host"
+        )
+    return host
 
 
 def _hidden(url: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.errors import ConfigurationError
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from headrace.kafka.broker import KafkaBroker
 
 __all__ = ["Topic"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class Topic:
@@ -58,6 +61,7 @@ class Topic:
     ) -> None:
         if isolation not in ("read_committed", "read_uncommitted"):
             raise ConfigurationError(f'Topic({name!r}): isolation is "read_committed" or "read_uncommitted"')
+        _check(name)
         self.topic = name
         self.name = f"kafka:{name}"
         self.group = group
@@ -102,3 +106,16 @@ class Topic:
                 f"{where}: {self!r} needs a Kafka broker: set HEADRACE_BROKER=kafka://host:port or Topic(..., broker=…)"
             )
         return broker
+
+
+def _check(name: str) -> None:
+    """Raise `ConfigurationError` for what is neither a topic's name nor a pattern."""
+    if name.startswith("^"):
+        try:
+            re.compile(name)
+        except re.error as error:
+            raise ConfigurationError(f"Topic({name!r}): the pattern is no regular expression: {error}") from None
+    elif not _NAME.fullmatch(name) or name in (".", ".."):
+        raise ConfigurationError(
+            f"Topic({name!r}): a topic's name has 1 to 249 letters, digits, dots, hyphens and underscores; a pattern begins with ^"
+        )
