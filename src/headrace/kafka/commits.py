@@ -188,18 +188,7 @@ class Commits:
     def pause(self, partition: Partition, paused: bool) -> None:
         """Pause or resume one partition, soon."""
         partition.paused = paused
-        if self.group is not None:
-            self.group.call(lambda consumer: _pause(consumer, partition, paused))
-
-
-def _pause(consumer: Any, partition: Partition, paused: bool) -> None:
-    """On the poll thread."""
-    from confluent_kafka import KafkaException, TopicPartition
-
-    if partition.gone:
-        return
-    try:
-        (consumer.pause if paused else consumer.resume)([TopicPartition(partition.topic, partition.number)])
-    except KafkaException as error:
-        # It went to another member in this moment.
-        log.debug("partition %d of %s: %s", partition.number, partition.topic, text_of(error))
+        group = self.group
+        if group is not None:
+            # What is due there then: the place may be another `Partition`'s by that time.
+            group.call(lambda consumer: group.ownership.set_reading(consumer, [partition.key]))

@@ -34,7 +34,6 @@ from headrace.kafka.faults import (
 )
 from headrace.kafka.leaving import say_farewell
 from headrace.kafka.ownership import Ownership
-from headrace.kafka.partition import Partition
 from headrace.kafka.room import Room
 from headrace.kafka.start import Opening
 
@@ -294,14 +293,8 @@ class Group:
         self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> None:
-        from confluent_kafka import KafkaException
-
         self.ownership.paused = paused
-        wanted = [partition for partition in self.ownership.assigned.values() if not partition.paused]
-        try:
-            (self.consumer.pause if paused else self.consumer.resume)(self._tps(wanted))
-        except KafkaException as error:
-            log.debug("%s: %s", self.name, text_of(error))
+        self.ownership.set_reading(self.consumer, list(self.ownership.assigned))
 
     def _cross(self, messages: list[Any]) -> None:
         """Sort out what is no message, and hand the rest to the loop."""
@@ -407,9 +400,3 @@ class Group:
             log.warning("%s: the consumer did not close cleanly: %s", self.name, text_of(error))
         self.consumer = None
         self._committing.give_up("the consumer was closed")
-
-    @staticmethod
-    def _tps(partitions: Sequence[Partition]) -> list[Any]:
-        from confluent_kafka import TopicPartition
-
-        return [TopicPartition(partition.topic, partition.number) for partition in partitions]

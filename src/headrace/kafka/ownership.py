@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from headrace.errors import HeadraceError
@@ -102,25 +102,36 @@ class Ownership:
             if (tp.topic, tp.partition) in by_where:
                 tp.offset = by_where[tp.topic, tp.partition].offsets.watermark()
         (consumer.assign if self._eager else consumer.incremental_assign)(tps)
-        back = [tp for tp in tps if (tp.topic, tp.partition) in self.gone]
-        if self.paused and tps:
-            consumer.pause(tps)
-        elif back:
-            consumer.pause(back)
-            self._held += [(tp.topic, tp.partition) for tp in back]
         self.assigned.update(by_where)
+        self._held += [where for where in by_where if where in self.gone]
+        self.set_reading(consumer, by_where)
         self._post(Told(""))
         self._post(Assigned(partitions))
 
     def begin_call(self, consumer: Any) -> None:
         """The client is about to be asked for messages: whatever it returns now is of what is assigned now."""
-        from confluent_kafka import TopicPartition
-
         self.gone.clear()
-        held, self._held = self._held, []
-        back = [where for where in held if where in self.assigned and not self.assigned[where].paused]
-        if back:
-            consumer.resume([TopicPartition(*where) for where in back])
+        if self._held:
+            held, self._held = self._held, []
+            self.set_reading(consumer, held)
+
+    def set_reading(self, consumer: Any, wheres: Iterable[Where]) -> None:
+        """Have the client read or pause these, as is due now. It is said of whatever is assigned: the client keeps a pause
+        over the end of an assignment, and the partition may come back."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        due: dict[bool, list[Any]] = {}
+        for where in wheres:
+            partition = self.assigned.get(where)
+            if partition is not None:
+                paused = self.paused or partition.paused or where in self._held
+                due.setdefault(paused, []).append(TopicPartition(*where))
+        for paused, tps in due.items():
+            try:
+                (consumer.pause if paused else consumer.resume)(tps)
+            except KafkaException as error:
+                # It goes to another member in this moment.
+                log.debug("%s: %s", self.name, text_of(error))
 
     def ask_anew(self) -> None:
         """A question was not answered: the next one is asked by a new client."""
@@ -201,10 +212,11 @@ class Ownership:
         if not self._eager:
             consumer.incremental_unassign([place])
             consumer.incremental_assign([place])
-            return
-        others = [where for where in self.assigned if where != (topic, number)]
-        positions = [TopicPartition(*where, self._position(consumer, where)) for where in others]
-        consumer.assign([*positions, place])
+        else:
+            others = [where for where in self.assigned if where != (topic, number)]
+            positions = [TopicPartition(*where, self._position(consumer, where)) for where in others]
+            consumer.assign([*positions, place])
+        self.set_reading(consumer, [(topic, number)])
 
     def _position(self, consumer: Any, where: Where) -> int:
         """The offset that is read next."""
