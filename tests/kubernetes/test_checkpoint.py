@@ -280,6 +280,28 @@ async def test_a_save_is_repeated_until_the_store_is_back_though_nothing_else_ha
     await eventually(lambda: b'"baseline":"9"' in failing.saved.get("scope", {}).get("pods", b""))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("configmaps", b"{"), ("configmaps a/b", b"\xff\xfe"), ("configmaps a/b", b"u1"), ("configmaps! a/b", b"[]")],
+)
+async def test_a_checkpoint_that_cannot_be_read_is_told_and_waited_for_and_nothing_is_handled(
+    cluster: ApiServer, actor: Actor, name: str, value: bytes
+) -> None:
+    notebook = Notebook()
+    await actor.configmap("one")
+    async with Watching(watch_of(cluster, actor), checkpoints=notebook) as seen:
+        await seen.until(told("one", "add"))
+    saved = dict(notebook.saved["tests__handler"])
+    notebook.saved["tests__handler"][name] = value
+    await actor.delete("configmaps", "one")
+    async with Watching(watch_of(cluster, actor), checkpoints=notebook) as seen:
+        await eventually(lambda: "cannot be read at" in seen.source.progress().detail)
+        assert not seen.source.progress().connected
+        assert notebook.saved["tests__handler"] == {**saved, name: value}
+        notebook.saved["tests__handler"] = saved
+        await seen.until(told("one", "delete"))
+
+
 async def test_handlers_go_on_without_the_store(cluster: ApiServer, actor: Actor) -> None:
     failing = Failing()
     await actor.configmap("one")

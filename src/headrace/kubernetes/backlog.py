@@ -124,6 +124,11 @@ class Backlog:
         if key in self._queues:
             self._consider(key)
 
+    def reconsider(self) -> None:
+        """What was held may be held no longer."""
+        for key in self._queues:
+            self._consider(key)
+
     def waiting(self, key: str) -> Delta | None:
         """The change that would be taken next of this object."""
         queue = self._queues.get(key)

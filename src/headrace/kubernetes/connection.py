@@ -128,7 +128,7 @@ class Connection:
         """The informer of a selection, to be joined; one for all that want the same."""
         informer = self.informers.get(selection)
         if informer is None:
-            informer = Informer(self.client, self.resources, selection, resource, timing)
+            informer = Informer(self.client, self.resources, self.writes, selection, resource, timing)
             self.informers[selection] = informer
         return informer
 

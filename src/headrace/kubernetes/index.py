@@ -10,16 +10,20 @@ not yet saved when the process dies is handled again, never skipped.
 from __future__ import annotations
 
 import logging
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from headrace.engine.checkpoints import Checkpoints
 from headrace.engine.ledger import Attempts
+from headrace.errors import RefusedError
 from headrace.kubernetes.objects import newer
 from headrace.kubernetes.store import Delta
 
 __all__ = ["Finished", "Identity", "Index"]
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("headrace.kubernetes")
 
@@ -58,6 +62,14 @@ class Failed(msgspec.Struct, frozen=True):
 _BEGUN: Final = "begun"
 
 _failed = msgspec.json.Decoder(Failed)
+
+
+def _entry(value: bytes) -> tuple[Finished, bool]:
+    """An entry's state, and whether it was only begun."""
+    uid, version, digest, *mark = value.decode().split(" ")
+    if mark not in ([], [_BEGUN]) or not uid:
+        raise ValueError("it is no uid, version and digest")
+    return Finished(uid, version, digest), bool(mark)
 
 
 class _Header(msgspec.Struct):
@@ -108,7 +120,12 @@ class Index:
         return bool(self._changes) or self._header_changed
 
     async def load(self, identity: Identity) -> None:
-        """Read what was saved; of another cluster it is discarded. Raises `StoreUnavailable`."""
+        """Read what was saved; of another cluster it is discarded.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+            RefusedError: an entry cannot be read. To go on without it would skip or forget what it says.
+        """
         self.finished = {}
         self.begun = {}
         self._failed = {}
@@ -124,7 +141,7 @@ class Index:
         failures = {name: value for name, value in saved.items() if name.startswith(self._failure(""))}
         if header is None:
             return
-        found = msgspec.json.decode(header, type=_Header)
+        found = self._read(self._resource, header, msgspec.json.Decoder(_Header).decode)
         if not identity.same(Identity(found.uid, found.server)):
             _log.warning(
                 "the checkpoint of %s for %s belongs to another cluster (%s); it is discarded and everything is new",
@@ -137,10 +154,22 @@ class Index:
         self._header = msgspec.structs.replace(found, uid=identity.uid or found.uid, server=identity.server)
         self._header_changed = self._header != found
         for name, value in entries.items():
-            uid, version, digest, *mark = value.decode().split(" ")
-            known = self.begun if mark else self.finished
-            known[name[len(prefix) :]] = Finished(uid, version, digest)
-        self._failed = {name[len(self._failure("")) :]: _failed.decode(value) for name, value in failures.items()}
+            one, begun = self._read(name, value, _entry)
+            known = self.begun if begun else self.finished
+            known[name[len(prefix) :]] = one
+        self._failed = {
+            name[len(self._failure("")) :]: self._read(name, value, _failed.decode) for name, value in failures.items()
+        }
+
+    def _read(self, name: str, value: bytes, decode: Callable[[bytes], _T]) -> _T:
+        try:
+            return decode(value)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise RefusedError(
+                f"the checkpoint {self._scope} cannot be read at {name!r}: {error}. Nothing is handled, since to go on without "
+                "it would skip deletions; restore the store from a backup, or remove this scope's checkpoint from it: then all "
+                "objects are new, and what was deleted meanwhile is not told"
+            ) from error
 
     def _failure(self, key: str) -> str:
         """Under which name the failed attempts of an object are saved."""

@@ -18,6 +18,7 @@ from headrace.kubernetes.objects import Bookmark, Object, decode_line, decode_pa
 from headrace.kubernetes.reflector import Fact, Gone, Present, Reflector, Replaced, Request, Timing
 from headrace.kubernetes.resources import Resource, ResourceAbsent, Resources
 from headrace.kubernetes.status import ApiError, Status
+from headrace.kubernetes.writes import Writes
 
 __all__ = ["Informer", "Lines", "Selection", "Subscriber"]
 
@@ -60,6 +61,7 @@ class Informer:
         self,
         client: Client,
         resources: Resources,
+        writes: Writes,
         selection: Selection,
         resource: Resource,
         timing: Timing | None = None,
@@ -72,6 +74,8 @@ class Informer:
         self.reflector = Reflector(timing, monotonic=time.monotonic)
         self._client = client
         self._resources = resources
+        self._writes = writes
+        self._listed_since = 0.0  # time.monotonic() when the list under way, or the last one, was asked for
         self._subscribers: list[Subscriber] = []
         self._absent = False
         self._shown = False
@@ -142,6 +146,8 @@ class Informer:
                 await asyncio.sleep(request.delay)
             if self._absent and not await self._rediscover():
                 continue
+            if not any(name == "continue" for name, _ in request.query):
+                self._listed_since = time.monotonic()
             try:
                 await (self._watch(request) if request.watch else self._list(request))
             except ApiError as error:
@@ -233,6 +239,9 @@ class Informer:
         if not facts:
             return
         self._shown = True
+        for fact in facts:
+            if isinstance(fact, Present) and fact.truth:
+                self._writes.truth(self.resource.name, fact.object.key, fact.object.version, self._listed_since)
         if self.objects is not None:
             self._keep(facts, self.objects)
         for subscriber in self._subscribers:

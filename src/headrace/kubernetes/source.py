@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.source import Progress
-from headrace.errors import ConnectionFailed, StoreUnavailable
+from headrace.errors import HeadraceError
 from headrace.kubernetes.access import scopes
 from headrace.kubernetes.backlog import Backlog
 from headrace.kubernetes.composition import Composer, WatchDelivery
@@ -27,7 +27,6 @@ from headrace.kubernetes.presence import still_exists
 from headrace.kubernetes.reflector import Fact, Present, Replaced, Timing
 from headrace.kubernetes.resources import Resource, ResourceAbsent
 from headrace.kubernetes.saving import Saving
-from headrace.kubernetes.status import ApiError
 from headrace.kubernetes.store import Delta
 from headrace.kubernetes.trimming import give_back
 from headrace.kubernetes.turns import take_turns
@@ -257,6 +256,7 @@ class WatchSource:
                 self._joined.listed.add(selection)
                 self._checkpoint.index.listed(fact.version, fact.truth, first)
                 self._checkpoint.soon()
+                self._backlog.reconsider()
         self._go_on()
 
     def _go_on(self) -> None:
@@ -347,7 +347,7 @@ class WatchSource:
                 index = Index(self._binding.checkpoints, self._binding.durable, resource.name)
                 await index.load(await connection.identity())
                 self._checkpoint.index = index
-            except (ApiError, ConnectionFailed, ResourceAbsent, StoreUnavailable) as error:
+            except HeadraceError as error:  # of any kind, nothing is skipped while it is waited for
                 if str(error) != self._trouble:
                     _log.warning("%s: %s", self.name, error)
                 self._trouble = str(error)
