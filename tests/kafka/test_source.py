@@ -269,6 +269,22 @@ async def test_a_fast_producer_does_not_fill_the_memory_of_a_slow_consumer(at: H
     await reader.take(1990)
 
 
+async def test_lag_is_what_is_not_done_though_one_event_is_stuck_before_it(at: Harness) -> None:
+    await at.make_topic()
+    at.fill(100)
+    reader = await at.reader()
+    got = await reader.take(100)
+    await until(lambda: reader.source.progress().lag_events == 100)
+    reader.ack(got[1:50] + got[60:])
+    assert reader.source.progress().lag_events == 11
+    await reader.close()
+    # What the former owner completed beyond the stuck one is no lag either, before and after it has arrived.
+    again = await at.reader()
+    await until(lambda: again.source.progress().lag_events == 11)
+    again.ack(await again.take(11))
+    await until(lambda: again.source.progress().lag_events == 0)
+
+
 async def test_lag_is_told_in_events_and_seconds(at: Harness) -> None:
     await at.make_topic(2)
     at.fill(100)

@@ -118,6 +118,13 @@ class Offsets:
         """How many were handed over and are not done."""
         return self._flags.count(0, self._head)
 
+    def left(self, end: int) -> int:
+        """How many are not done up to ``end``: handed over, or still to arrive and not completed by a former owner."""
+        arriving = max(0, end - self.next)
+        for first, last in self._restored if arriving else ():
+            arriving -= max(0, min(last, end) - max(first, self.next))
+        return self.outstanding + arriving
+
     def done(self) -> Runs:
         """Ranges beyond the watermark that are done: completed here, then those of a former owner that have still to
         arrive."""

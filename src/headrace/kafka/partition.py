@@ -189,11 +189,12 @@ class Partition:
         return self.offsets.next + self.window
 
     def behind(self, end: int) -> int:
-        """How many records up to ``end``, an end of the log, are not done; gaps count where it is not known better."""
+        """How many records up to ``end``, an end of the log, are not done; gaps beyond what was handed over count where it is
+        not known better."""
         after_last, known_end = self.tail
         if end <= known_end:
             end = min(end, after_last)
-        return max(0, max(end, self.offsets.next) - self.offsets.watermark())
+        return self.offsets.left(end)
 
     def oldest(self) -> int:
         """Milliseconds since the epoch of the oldest record that is not done, as far as it is known; 0 where it is not."""

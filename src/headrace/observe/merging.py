@@ -1,12 +1,13 @@
 """Several workers behind one admin port: their expositions as one, their probes as one.
 
 Counters and histograms are added. Of gauges, each has the rule that keeps its meaning: what is counted in each process is
-added, a lag or an age is the largest that anybody sees, a connection counts where somebody has one.
+added, a lag or an age is the largest that anybody sees, a connection counts where somebody has one. A source whose partitions
+are handed out to its members, which is one that counts rebalances, has each in one of them: of it the lag is added too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -21,6 +22,9 @@ __all__ = ["merged_exposition", "merged_readiness"]
 
 #: Gauges of which the sum is meant; of the others the largest.
 _ADDED: Final = frozenset({"headrace_events_inflight", "headrace_handler_concurrency_limit"})
+#: That of events behind, and that of sources with partitions.
+_LAG: Final = "headrace_source_lag_events"
+_REBALANCES: Final = "headrace_rebalances"
 
 
 class _Merged:
@@ -33,10 +37,13 @@ class _Merged:
     def collect(self) -> Iterator[Family]:
         families: dict[str, Family] = {}
         values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-        for exposition in self._expositions:
-            for family in text_string_to_metric_families(exposition):
-                families.setdefault(family.name, Family(family.name, family.documentation, family.type))
-                _add(values.setdefault(family.name, {}), family.type, family.name, family.samples)
+        parsed = [family for text in self._expositions for family in text_string_to_metric_families(text)]
+        divided = {
+            sample.labels["source"] for family in parsed if family.name == _REBALANCES for sample in family.samples
+        }
+        for family in parsed:
+            families.setdefault(family.name, Family(family.name, family.documentation, family.type))
+            _add(values.setdefault(family.name, {}), family.type, family.name, family.samples, divided)
         for name, family in families.items():
             for (sample, labels), value in values[name].items():
                 family.add_sample(sample, dict(labels), value)
@@ -44,10 +51,15 @@ class _Merged:
 
 
 def _add(
-    values: dict[tuple[str, tuple[tuple[str, str], ...]], float], kind: str, family: str, samples: Iterable[Sample]
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float],
+    kind: str,
+    family: str,
+    samples: Iterable[Sample],
+    divided: Container[str],
 ) -> None:
-    added = kind != "gauge" or family in _ADDED
+    every = kind != "gauge" or family in _ADDED
     for sample in samples:
+        added = every or (family == _LAG and sample.labels["source"] in divided)
         series = (sample.name, tuple(sample.labels.items()))
         known = values.get(series)
         if known is None:
