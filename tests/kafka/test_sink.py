@@ -10,7 +10,8 @@ from headrace.engine.sink import Publication, Published
 from headrace.errors import ConfigurationError, InvalidEvent, PublishFailed
 from headrace.event import Event
 from headrace.kafka import Topic
-from tests.kafka.harness import Harness
+from headrace.kafka.producer import Producer, Record
+from tests.kafka.harness import Harness, until
 
 
 def event(number: int = 0, data: Any = b"{}") -> Event:
@@ -145,6 +146,20 @@ async def test_closing_waits_for_what_is_outstanding(at: Harness) -> None:
     assert all(isinstance(result, Published) for result in await publishing)
     (late,) = await at.broker.sink(at.topic).publish([Publication(event(1))])
     assert isinstance(late, PublishFailed)
+
+
+async def test_closing_tells_publishers_that_wait_for_room_or_for_their_turn() -> None:
+    producer = Producer({"bootstrap.servers": "127.0.0.1:9", "queue.buffering.max.messages": 10, "log_level": 0})
+    record = Record(b"x", None)
+    first = asyncio.ensure_future(producer.publish("t", [record] * 50))
+    second = asyncio.ensure_future(producer.publish("t", [record]))
+    await until(lambda: producer._room is not None and len(producer._turns) == 2)
+    await producer.close(0.1)
+    answers = [*await asyncio.wait_for(first, 10), *await asyncio.wait_for(second, 10)]
+    assert len(answers) == 51
+    assert all(isinstance(answer, PublishFailed) for answer in answers)
+    assert "is closed" in str(answers[-1])
+    assert producer._client is None
 
 
 def test_a_pattern_is_no_sink() -> None:

@@ -27,6 +27,8 @@ log = logging.getLogger("headrace.kafka")
 #: Seconds between polls for delivery reports: soon after a publish, later in an outage.
 _SOON: Final = 0.0005
 _LATEST: Final = 0.02
+#: Seconds for the reports of what was given up.
+_PURGE: Final = 2.0
 #: Records handed to librdkafka before other tasks get the loop.
 _STRETCH: Final = 200
 
@@ -79,6 +81,11 @@ def _confirm(
         future.set_result(answer)
 
 
+def _refuse(topic: str, records: Sequence[Record]) -> list[Published | Exception]:
+    """What is published to a producer that is closed."""
+    return [PublishFailed(f"topic {topic}: the broker object is closed", transient=False) for _ in records]
+
+
 class Producer:
     """``config``: librdkafka options. The client is made by `open`, or at the first publish."""
 
@@ -128,7 +135,7 @@ class Producer:
         if not records:
             return []
         if self._closed:
-            return [PublishFailed(f"topic {topic}: the broker object is closed", transient=False) for _ in records]
+            return _refuse(topic, records)
         batch = _Batch(len(records), asyncio.get_running_loop().create_future())
         first = 0
         if not self._turns:
@@ -173,6 +180,11 @@ class Producer:
             if self._turns[0] is not turn:
                 await turn
             while True:
+                if self._closed:
+                    for index, refusal in enumerate(_refuse(topic, records[first:]), first):
+                        batch.results[index] = refusal
+                        batch.done()
+                    return
                 first = self._produce(topic, records, first, batch)
                 if first == len(records):
                     return
@@ -211,7 +223,8 @@ class Producer:
 
     def _poll_soon(self) -> None:
         self._pause = _SOON
-        if self._polling is None:
+        # Where it is closed, `close` polls until all is told.
+        if self._polling is None and not self._closed:
             self._polling = asyncio.get_running_loop().call_later(_SOON, self._poll)
 
     def _poll(self) -> None:
@@ -226,8 +239,12 @@ class Producer:
             self._polling = asyncio.get_running_loop().call_later(self._pause, self._poll)
 
     async def close(self, seconds: float = 10.0) -> None:
-        """Wait for what is outstanding, at most ``seconds``; the rest is given up, and its publishers are told."""
+        """Wait for what the client has taken, at most ``seconds``; the rest is given up, and its publishers are told, like
+        those who wait for room or for their turn."""
         self._closed = True
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
         if self._polling is not None:
             self._polling.cancel()
         client, self._client = self._client, None
@@ -238,6 +255,9 @@ class Producer:
         while len(client) and loop.time() < deadline:
             client.poll(0)
             await asyncio.sleep(_LATEST)
-        if len(client):
-            client.purge()
+        client.purge()
+        deadline = loop.time() + _PURGE
+        while len(client) and loop.time() < deadline:
+            # What was under way is given up by threads of the client's own.
             client.poll(0)
+            await asyncio.sleep(_SOON)
