@@ -110,9 +110,10 @@ class Inbox:
 
     def post(self, item: Item) -> None:
         """Have it cross."""
-        first = not self.items
         self.items.append(item)
-        if first:
+        # Looked at afterwards: the loop may take the last item before this one at any moment, and each item is then either
+        # seen by it there, or the first here. A wake-up too many finds nothing.
+        if len(self.items) == 1:
             try:
                 self._loop.call_soon_threadsafe(self._wake)
             except RuntimeError:

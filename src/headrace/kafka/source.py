@@ -21,7 +21,7 @@ from headrace.engine.source import Credit, Progress
 from headrace.errors import ConnectionFailed, HeadraceError
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.commits import Commits
-from headrace.kafka.crossing import Assigned, Ended, Failed, Revocation, Told
+from headrace.kafka.crossing import Assigned, Ended, Failed, Item, Revocation, Told
 from headrace.kafka.farewells import Farewells
 from headrace.kafka.faults import text_of
 from headrace.kafka.group import Group
@@ -158,23 +158,32 @@ class KafkaSource:
         assert group is not None
         inbox = group.inbox.items
         while inbox:
-            item = inbox[0]
-            if item.__class__ is list:
-                self._intake.buffer.add(item)
-                self._last_message = time.monotonic()
-            elif isinstance(item, Assigned):
-                self._take(item.partitions)
-            elif isinstance(item, Revocation):
-                self._give_up(item)
-            elif isinstance(item, Ended):
-                self._note_end(item)
-            elif isinstance(item, Failed):
-                self._failure = item.error
-            elif isinstance(item, Told):
-                self._told = item.sentence
+            try:
+                self._take_in(inbox[0])
+            except Exception as error:
+                # Whatever it is, the app hears of it: records of this item would be missing.
+                log.exception("%s: what the poll thread sent could not be taken", self.name)
+                self._failure = self._failure or HeadraceError(
+                    f"{self.name}: what the poll thread sent could not be taken: {text_of(error)}"
+                )
             # Removed last: while it is in the inbox the poll thread sends no second wake-up.
             inbox.popleft()
         self._wake_fetch()
+
+    def _take_in(self, item: Item) -> None:
+        if item.__class__ is list:
+            self._intake.buffer.add(item)
+            self._last_message = time.monotonic()
+        elif isinstance(item, Assigned):
+            self._take(item.partitions)
+        elif isinstance(item, Revocation):
+            self._give_up(item)
+        elif isinstance(item, Ended):
+            self._note_end(item)
+        elif isinstance(item, Failed):
+            self._failure = item.error
+        elif isinstance(item, Told):
+            self._told = item.sentence
 
     def _note_end(self, end: Ended) -> None:
         """What lies between the last record and the end of the log are markers and gaps: no lag."""
