@@ -2,15 +2,19 @@
 
 import asyncio
 import resource
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from headrace import App, Event, Retry
 from headrace.engine.source import Credit
+from headrace.errors import ConnectionFailed
+from headrace.kafka.admin import Where
 from headrace.kafka.completed import LIMIT, decode
 from headrace.policy import exponential, none
 from tests.kafka.harness import Harness, numbers, until
+from tests.kafka.test_answers import Mute
 
 #: The group's patience is cut down, so that a test sees in seconds what takes minutes by default.
 IMPATIENT = "?max.poll.interval.ms=2000&session.timeout.ms=1500&heartbeat.interval.ms=300"
@@ -149,6 +153,26 @@ async def test_a_lane_that_is_held_behind_a_full_buffer_keeps_its_member_in_the_
         await until(lambda: count == 20_000, seconds=100)
         assert source.rebalances == 1  # type: ignore[attr-defined]
     assert (await at.committed())[0][0] == 20_000
+
+
+async def test_a_commit_that_is_not_answered_while_there_is_no_room_is_given_up(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.kafka.committing._GIVEN_UP", 0.1)
+    await at.make_topic()
+    reader = await at.reader()
+    await until(lambda: bool(reader.source._partitions))
+    await reader.source.flush()
+    group = reader.source._group
+    assert group is not None
+    answer: Future[dict[Where, object]] = Future()
+    group.room.fill(1 << 20, 0)
+    group.call(lambda consumer: group._committing.begin(Mute(), [(at.topic, 0, 5, "")], answer))
+    try:
+        with pytest.raises(ConnectionFailed, match="not answered"):
+            await asyncio.wait_for(asyncio.wrap_future(answer), 15)
+    finally:
+        group.room.took(1 << 20, 0)
 
 
 def resident() -> int:

@@ -288,6 +288,8 @@ class Group:
             self.ownership.begin_call(consumer)
             message = consumer.poll(_PAUSED_POLL)
             self.polled = time.monotonic()
+            # What fills the room may wait for this very answer.
+            self._committing.give_up_old()
             if message is not None:
                 self._cross([message])
         self._set_paused(False)
