@@ -6,7 +6,9 @@ import pytest
 
 from headrace.engine.delivery import ACK, HAND_BACK
 from headrace.engine.source import Credit
+from headrace.errors import StoreUnavailable
 from headrace.nats import Stream
+from headrace.nats.notes import Notes
 from headrace.nats.owner import OwnedSource
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import CREDIT, events, handle, ids, nothing_comes, publish, take
@@ -225,6 +227,65 @@ async def test_on_older_servers_the_consumer_is_made_again_at_its_floor(
     vanish(one)
     assert ids(await successor) == [str(n) for n in range(4, 20)]
     await two.close()
+
+
+async def test_a_stand_by_takes_over_though_its_store_did_not_answer_at_first(
+    server: NatsServer, connect: Connect, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OwnedSource, "_server_version", lambda self: (2, 12))
+    one, two = await keyed(connect, server, app), await keyed(connect, server, app)
+    write, outages = two._notes.write_floor, ["no leader"]
+
+    async def write_floor(floor: int, created: str) -> None:
+        if outages:
+            raise StoreUnavailable(outages.pop())
+        await write(floor, created)
+
+    monkeypatch.setattr(Notes, "write_floor", lambda self, floor, created: write_floor(floor, created))
+    await publish(two._broker, f"{app}.a", events(20))
+    await take(one, 20)
+    successor = asyncio.create_task(take(two, 20))
+    await asyncio.sleep(0.1)
+    vanish(one)
+    assert ids(await successor) == [str(n) for n in range(20)]
+    assert not outages
+    await two.close()
+
+
+async def test_a_store_that_does_not_answer_while_a_consumer_is_restored_is_waited_for(
+    server: NatsServer, connect: Connect, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await keyed(connect, server, app)
+    await publish(source._broker, f"{app}.a", events(5))
+    await handle(source, 5)
+    outages = ["no leader"]
+
+    async def floor(self: Notes, created: str) -> int | None:
+        if outages:
+            raise StoreUnavailable(outages.pop())
+        return None
+
+    monkeypatch.setattr(Notes, "floor", floor)
+    await source._api.call(f"STREAM.DELETE.{app}")
+    await publish(source._broker, f"{app}.a", events(3, first=100))
+    assert await handle(source, 3) == ["100", "101", "102"]
+    assert not outages
+    await source.close()
+
+
+async def test_a_defect_while_a_consumer_is_restored_fails_the_source(
+    server: NatsServer, connect: Connect, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await keyed(connect, server, app)
+
+    async def odd() -> None:
+        raise KeyError("config")
+
+    monkeypatch.setattr(source._recovery, "_restore", odd)
+    source._recover("scripted")
+    with pytest.raises(KeyError, match="config"):
+        await take(source, 1)
+    await source.close()
 
 
 async def test_a_crash_between_deleting_and_recreating_begins_at_the_stored_floor(

@@ -315,16 +315,19 @@ class Subscription:
 
     def _start_flush(self) -> None:
         self._flushing = self._loop.create_task(self.flush())
+        self._flushing.add_done_callback(self._ended)
 
     async def flush(self) -> None:
         """Have the broker confirm what was settled. What it does not confirm comes again, and the ledger knows it."""
         settled, self._unflushed = self._unflushed, 0
         try:
             missing = await self.source.flush()
-        except HeadraceError as error:
+        except BaseException as error:
+            self._unflushed += settled
+            if not isinstance(error, HeadraceError):
+                raise
             log.warning("source %s: settlements are not confirmed yet: %s", self.source.name, error)
             missing = ()
-            self._unflushed += settled
             settled = 0
         finally:
             self._flush_timer = None
@@ -360,5 +363,8 @@ class Subscription:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.flush()
+        try:
+            await self.flush()
+        except Exception as error:  # noqa: BLE001 - a defect; the source is closed nonetheless
+            self.runner.runtime.defect(error)
         await self.source.close()

@@ -100,6 +100,14 @@ class Wanted:
             }
         return config
 
+    def config_from(self, floor: int) -> Json:
+        """The consumer as we create it anew, behind this floor."""
+        config = self.config()
+        if floor:
+            config.pop("opt_start_time", None)
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1}
+        return config
+
 
 def _begin(start: str) -> Json:
     if start in ("", "earliest"):

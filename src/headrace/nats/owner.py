@@ -101,6 +101,7 @@ class OwnedSource(JetStreamSource):
 
     def _turn(self, coroutine: Any) -> None:
         self._turning = asyncio.get_running_loop().create_task(self._turned(coroutine))
+        self._turning.add_done_callback(self._ended)
 
     async def _turned(self, coroutine: Any) -> None:
         try:
@@ -186,7 +187,7 @@ class OwnedSource(JetStreamSource):
         self._pin.drop()
         with contextlib.suppress(NoResponders):
             await self._api.call(f"CONSUMER.DELETE.{stream}.{durable}")
-        await consumers.create(self._api, stream, self._config_from(floor))
+        await consumers.create(self._api, stream, self._wanted.config_from(floor))
         await self._notes.clear_floor()
         self._wake()
 
@@ -196,7 +197,7 @@ class OwnedSource(JetStreamSource):
             # Deleted to be made anew at its floor, and then we, or another, died?
             floor = await self._notes.floor(stream["created"])
             if floor is not None:
-                await consumers.create(self._api, name, self._config_from(floor))
+                await consumers.create(self._api, name, self._wanted.config_from(floor))
         return await super()._ensure(stream)
 
     def _server_version(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from headrace.errors import HeadraceError
+from headrace.errors import StoreUnavailable
 from headrace.nats.api import ApiError
 from headrace.nats.requests import Silent
 
@@ -30,8 +30,8 @@ class Recovery:
 
     Parameters:
         name: the source's, for the log. standing: where health reads what is amiss.
-        restore: one attempt. Raises `ApiError` or `Silent` where another one may do better, another `HeadraceError` where
-            none will.
+        restore: one attempt. Raises `ApiError`, `Silent` or `StoreUnavailable` where another one may do better, something else
+            where none will.
         ended: called at the end, with the error that no attempt mends or ``None``.
     """
 
@@ -41,7 +41,7 @@ class Recovery:
         standing: Standing,
         *,
         restore: Callable[[], Awaitable[None]],
-        ended: Callable[[HeadraceError | None], None],
+        ended: Callable[[Exception | None], None],
     ) -> None:
         self._name = name
         self._standing = standing
@@ -61,7 +61,7 @@ class Recovery:
 
     async def _run(self, why: str) -> None:
         pause, patience = _PAUSE[0], _PATIENCE[0]
-        beyond: HeadraceError | None = None
+        beyond: Exception | None = None
         try:
             while True:
                 try:
@@ -69,12 +69,12 @@ class Recovery:
                         await self._restore()
                     self._standing.detail = ""
                     return
-                except (Silent, ApiError, TimeoutError) as error:
+                except (Silent, ApiError, StoreUnavailable, TimeoutError) as error:
                     self._standing.detail = f"{why}; {str(error) or 'JetStream does not answer'}"
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _PAUSE[1])
                     patience = min(patience * 1.5, _PATIENCE[1])
-        except HeadraceError as error:
+        except Exception as error:  # noqa: BLE001 - the source fails of it, in the open; a defect among them
             beyond = error
         finally:
             self._task = None

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.engine.source import Credit, Progress
-from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent
+from headrace.errors import ConnectionFailed, HeadraceError, InvalidEvent, StoreUnavailable
 from headrace.nats import consumers
 from headrace.nats.acks import Acks
 from headrace.nats.api import ApiError, nanoseconds
@@ -83,7 +83,7 @@ class JetStreamSource:
         self._prefix = 0
         self._ready = False
         self._closing = False
-        self._failure: HeadraceError | None = None
+        self._failure: BaseException | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._standing = Standing(name)
         self._recovery = Recovery(name, self._standing, restore=self._restored, ended=self._recovered)
@@ -111,7 +111,7 @@ class JetStreamSource:
                 stream = await self._locate()
                 info = await self._ensure(stream)
                 break
-            except (Silent, ApiError) as error:
+            except (Silent, ApiError, StoreUnavailable) as error:
                 if (isinstance(error, ApiError) and not error.transient) or loop.time() > end:
                     raise ConnectionFailed(
                         f"{self.name}: JetStream at {self._broker.url} is not ready: {error}. Is JetStream enabled there?"
@@ -122,6 +122,7 @@ class JetStreamSource:
         self._connection.on_connect.append(self._connected)
         self._connection.on_disconnect.append(self._disconnected)
         self._tending = loop.create_task(self._tend(), name=f"headrace {self.name}")
+        self._tending.add_done_callback(self._ended)
 
     async def _ensure(self, stream: Json) -> Json:
         return await consumers.ensure_consumer(self._api, stream, self._wanted)
@@ -341,6 +342,13 @@ class JetStreamSource:
                     await self._look()
             except (Silent, ApiError) as error:
                 log.debug("%s: %s", self.name, error)
+            except HeadraceError as error:
+                log.warning("%s: looked after again in a second: %s", self.name, error)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What looks after this source ended: by a defect, unless it was told to."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._recovered(error)
 
     def _keep(self) -> None:
         """Extend what has arrived and is not fetched yet."""
@@ -369,7 +377,7 @@ class JetStreamSource:
         self._pulls.window.reset()
         self._recovery.begin(why)
 
-    def _recovered(self, error: HeadraceError | None) -> None:
+    def _recovered(self, error: BaseException | None) -> None:
         self._failure = error
         self._wake()
 
@@ -386,7 +394,7 @@ class JetStreamSource:
                     self._wanted.durable,
                     self._standing.floor + 1,
                 )
-                info = await consumers.create(self._api, found.stream, self._config_from(self._standing.floor))
+                info = await consumers.create(self._api, found.stream, self._wanted.config_from(self._standing.floor))
             else:
                 log.error(
                     "%s: stream %s is another one than before; reading it from its start", self.name, found.stream
@@ -395,13 +403,6 @@ class JetStreamSource:
                 self._pulls.forget()
                 self._lost_stream()
         self._adopt(stream, info)
-
-    def _config_from(self, floor: int) -> Json:
-        config = self._wanted.config()
-        if floor:
-            config.pop("opt_start_time", None)
-            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1}
-        return config
 
     def _lost_stream(self) -> None:
         """The stream that our deliveries come from is gone; a keyed source gives them up."""
