@@ -10,6 +10,7 @@ from headrace.engine.source import Credit
 from headrace.errors import ConfigurationError, RefusedError
 from headrace.nats import Stream
 from headrace.nats.publisher import header_block
+from headrace.nats.source import JetStreamSource
 from headrace.nats.wire import publication
 from tests.nats.conftest import Connect, binding
 from tests.nats.flows import CREDIT, events, handle, ids, nothing_comes, publish, take
@@ -182,6 +183,27 @@ async def test_a_fetch_that_waits_asks_for_more_when_the_credit_grows(
     while len(seen) < 40:
         seen += ids(await source.fetch(Credit(40, 1 << 20)))
     assert sorted(seen, key=int) == [str(n) for n in range(40)]
+    await source.close()
+
+
+async def test_a_pull_whose_messages_all_wait_to_be_taken_owes_no_sign_of_life(
+    server: NatsServer, connect: Connect, app: str
+) -> None:
+    broker = await connect(server)
+    await publish(broker, f"{app}.a", events(40))
+    source = broker.channel(f"{app}.a", binding(broker))
+    assert isinstance(source, JetStreamSource)
+    await source.open()
+    pulls = source._pulls
+    batch = await source.fetch(Credit(40, 64 << 20))
+    async with asyncio.timeout(20):
+        while len(batch) + len(pulls.untaken()) < 40:
+            await asyncio.sleep(0.01)
+    later = asyncio.get_running_loop().time() + 20
+    assert pulls.untaken()
+    assert not pulls.silent(later)
+    pulls.ask(Credit(50, 64 << 20))
+    assert pulls.silent(later), "of ten more nothing was heard"
     await source.close()
 
 

@@ -224,10 +224,13 @@ class Pulls:
         """Where nobody takes: a state that came last may say that what is held was lost."""
         tap = self.tap
         if tap is not None and tap.messages and not tap.messages[-1][1]:
-            states = [message for message in tap.messages if not message[1]]
-            tap.messages = [message for message in tap.messages if message[1]]
-            for _, _, headers, _ in states:
-                self.state(headers)
+            self._states(tap)
+
+    def _states(self, tap: Tap) -> None:
+        states = [message for message in tap.messages if not message[1]]
+        tap.messages = [message for message in tap.messages if message[1]]
+        for _, _, headers, _ in states:
+            self.state(headers)
 
     def state(self, headers: bytes) -> None:
         """The server says how a pull stands."""
@@ -259,5 +262,13 @@ class Pulls:
             self._lost(f"the server answered {code} {description}")
 
     def silent(self, now: float) -> bool:
-        """Whether an open pull has shown no sign of life for too long."""
-        return bool(self.window.items) and now - self.window.heard > 2.5 * HEARTBEAT
+        """Whether an open pull has shown no sign of life for too long. One whose messages have all come, and wait here to be
+        taken, is open no more and owes none."""
+        tap, window = self.tap, self.window
+        if not window.items or now - window.heard <= 2.5 * HEARTBEAT:
+            return False
+        waiting = 0
+        if tap is not None:
+            self._states(tap)  # those that came between messages, which nobody took, too
+            waiting = len(tap.messages)
+        return window.items > waiting and now - window.heard > 2.5 * HEARTBEAT
