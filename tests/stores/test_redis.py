@@ -122,6 +122,23 @@ async def test_marks_go_after_the_retention(redis_server):
     await store.close()
 
 
+async def test_a_lease_is_renewed_again_after_a_password_was_refused_for_a_moment(redis_server, monkeypatch):
+    store = await a_ledger(redis_server, renew=0.05)
+    renew, refusals, renewed = store.ledger._renew_lease, ["WRONGPASS"], asyncio.Event()
+
+    async def refused_once():
+        if refusals:
+            raise ConnectionFailed(refusals.pop())
+        await renew()
+        renewed.set()
+
+    monkeypatch.setattr(store.ledger, "_renew_lease", refused_once)
+    async with asyncio.timeout(20):
+        await renewed.wait()
+    assert not refusals
+    await store.close()
+
+
 async def test_a_mark_whose_answer_was_lost_is_recognised_when_it_is_repeated(redis_server, start_wire, monkeypatch):
     monkeypatch.setattr(stores_redis, "ANSWER", 0.3)
     wire = start_wire(redis_server.ports[0])

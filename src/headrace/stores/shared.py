@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from headrace.engine.ledger import CLAIMED, Attempts, Claim, Identity, Owner
-from headrace.errors import StoreUnavailable
+from headrace.errors import HeadraceError
 
 __all__ = ["LEASE", "RENEW", "RETENTION", "SharedLedger", "digests"]
 
@@ -77,7 +77,8 @@ class SharedLedger(ABC):
             await asyncio.sleep(self.renew)
             try:
                 await self._renew_lease()
-            except StoreUnavailable as error:
+            except HeadraceError as error:
+                # Also a refusal: passwords are rotated, a database is made anew. It may be over at the next attempt.
                 log.warning("the lease of this process cannot be renewed: %s", error)
 
     async def claim(self, handler: str, identities: Sequence[Identity]) -> Sequence[Claim]:
@@ -163,7 +164,7 @@ class SharedLedger(ABC):
         await asyncio.gather(renewal, return_exceptions=True)
         try:
             await self._end_lease()
-        except StoreUnavailable as error:
+        except HeadraceError as error:
             log.warning("the lease of this process could not be ended, it runs out in %g s: %s", self.lease, error)
 
     @abstractmethod
