@@ -102,9 +102,14 @@ class Course:
 
     def _set_right(self, consumer: Any) -> None:
         """Find anew where to read partitions from."""
-        for where in list(self._astray):
+        missing: set[str] = set()
+        for where in sorted(self._astray | self._ownership.unread):
+            if where[0] in missing:
+                continue
             try:
-                self._ownership.restart(consumer, where)
+                if not self._ownership.restart(consumer, where):
+                    missing.add(where[0])
+                    continue
             except HeadraceError:
                 raise
             except Exception as error:

@@ -388,8 +388,8 @@ class Group:
         self._rebuild = False
         self.rebuilds += 1
         self._close()
-        if self.ownership.assigned:
-            self.ownership.leave(list(self.ownership.assigned), lost=True)
+        if self.ownership.all:
+            self.ownership.leave(self.ownership.all, lost=True)
         self.consumer = self._make()
 
     def _close(self) -> None:

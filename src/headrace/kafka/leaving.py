@@ -35,7 +35,7 @@ def say_farewell(consumer: Any, topic: str, *, ownership: Ownership, joined: Cal
     try:
         left = max(0.1, end - time.monotonic())
         consumer.committed([TopicPartition(topic, 0)], timeout=left)
-        if not ownership.assigned:
+        if not ownership.all:
             consumer.unsubscribe()
     except KafkaException as error:
         log.debug("%s: leaving without the coordinator's answer: %s", name, text_of(error))

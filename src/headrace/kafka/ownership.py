@@ -55,6 +55,8 @@ class Ownership:
     ) -> None:
         self.name = name
         self.assigned: dict[Where, Partition] = {}
+        #: Partitions that are ours and paused, for the cluster knew no topic of that name: see `restart`.
+        self.unread: set[Where] = set()
         self.rebalances = 0
         #: Partitions that went during the client's call that is under way: what it returns of them is void.
         self.gone: set[Where] = set()
@@ -73,6 +75,11 @@ class Ownership:
         self._tell = tell
         self._joined = joined
         self._closing = closing
+
+    @property
+    def all(self) -> list[Where]:
+        """What is ours, read or not."""
+        return [*self.assigned, *self.unread]
 
     # Called by the client inside a poll
 
@@ -98,15 +105,22 @@ class Ownership:
                 pause = min(pause * 2, 2.0)
                 self._admin.renew()
         by_where = {partition.key: partition for partition in partitions}
-        for tp in tps:
-            if (tp.topic, tp.partition) in by_where:
-                tp.offset = by_where[tp.topic, tp.partition].offsets.watermark()
+        wheres = [(tp.topic, tp.partition) for tp in tps]
+        self.unread.update(where for where in wheres if where not in by_where)
+        for tp, where in zip(tps, wheres, strict=True):
+            # Nothing is read of those without a start; the client is not to look for one by itself.
+            tp.offset = by_where[where].offsets.watermark() if where in by_where else 0
         (consumer.assign if self._eager else consumer.incremental_assign)(tps)
         self.assigned.update(by_where)
         self._held += [where for where in by_where if where in self.gone]
-        self.set_reading(consumer, by_where)
+        self.set_reading(consumer, wheres)
         self._post(Told(""))
+        for topic in sorted({topic for topic, _ in self.unread}) if not self._closing() else ():
+            self._tell_missing(topic)
         self._post(Assigned(partitions))
+
+    def _tell_missing(self, topic: str) -> None:
+        self._tell(f"topic {topic} does not exist; it is waited for")
 
     def begin_call(self, consumer: Any) -> None:
         """The client is about to be asked for messages: whatever it returns now is of what is assigned now."""
@@ -123,8 +137,8 @@ class Ownership:
         due: dict[bool, list[Any]] = {}
         for where in wheres:
             partition = self.assigned.get(where)
-            if partition is not None:
-                paused = self.paused or partition.paused or where in self._held
+            if partition is not None or where in self.unread:
+                paused = self.paused or partition is None or partition.paused or where in self._held
                 due.setdefault(paused, []).append(TopicPartition(*where))
         for paused, tps in due.items():
             try:
@@ -142,14 +156,13 @@ class Ownership:
 
         topics = sorted({topic for topic, _ in wheres})
         facts = self._admin.topics(topics, seconds=ATTEMPT)
-        missing = [topic for topic in topics if facts[topic] is None]
         asked = {
-            (topic, number)
-            for topic in topics
-            for number in range(0 if facts[topic] is None else facts[topic].partitions)  # type: ignore[union-attr]
+            (topic, number) for topic, found in facts.items() if found is not None for number in range(found.partitions)
         }
-        if missing:
-            log.warning("%s: topic %s has gone while its partitions were assigned", self.name, missing[0])
+        # Not of a topic that does not exist. Perhaps it is new, and a broker was asked that has not heard of it yet.
+        wheres = [where for where in wheres if facts[where[0]] is not None]
+        if not wheres:
+            return []
         for topic, found in facts.items():
             if found is not None and is_another(self._ids.get(topic, ""), found.id):
                 self._tell(
@@ -164,7 +177,7 @@ class Ownership:
             return {(tp.topic, tp.partition): tp.offset for tp in sound(found)}
 
         starts = find_start(
-            [where for where in wheres if where[0] not in missing],
+            wheres,
             committed,
             admin=self._admin,
             facts=facts,
@@ -176,18 +189,23 @@ class Ownership:
         self._ids.update((topic, found.id) for topic, found in facts.items() if found is not None)
         return starts
 
-    def restart(self, consumer: Any, where: Where) -> None:
-        """The topic is another one, or its log does not have the offset that is asked for: retention was faster.
+    def restart(self, consumer: Any, where: Where) -> bool:
+        """The topic is another one, or its log does not have the offset that is asked for: retention was faster. Or there was
+        no such topic when the partition was assigned.
 
-        What was read before goes on; only where to read from is found anew.
+        What was read before goes on; only where to read from is found anew. ``False`` where the cluster knows no topic of
+        that name: it is to be asked again.
         """
         topic, number = where
         old = self.assigned.get(where)
-        facts = self._admin.topics([topic], seconds=ATTEMPT)[topic] if old is not None else None
-        if old is None or facts is None:
-            return
+        if old is None and where not in self.unread:
+            return True
+        facts = self._admin.topics([topic], seconds=ATTEMPT)[topic]
+        if facts is None:
+            self._tell_missing(topic)
+            return False
         low = self._admin.offsets([where], EARLIEST)[where]
-        if facts.id == old.topic_id and low >= self._position(consumer, where):
+        if old is not None and facts.id == old.topic_id and low >= self._position(consumer, where):
             missed = low - self._position(consumer, where)
             self._tell(
                 f"partition {number} of topic {topic} begins at {low} now: up to {missed} events were removed by "
@@ -195,14 +213,19 @@ class Ownership:
             )
             old.expired += missed
             self._read_from(consumer, topic, number, low)
-            return
-        (partition,) = self._starts(consumer, [where])
+            return True
+        partitions = self._starts(consumer, [where])
+        if not partitions:
+            return False
+        (partition,) = partitions
+        self.unread.discard(where)
         self.assigned[where] = partition
         self._read_from(consumer, topic, number, partition.offsets.watermark())
         # What the client returned of it in the call before is read again: it must not come first.
         self.gone.add(where)
         self._post(Told(""))
         self._post(Assigned([partition]))
+        return True
 
     def _read_from(self, consumer: Any, topic: str, number: int, offset: int) -> None:
         """Go to an offset. A partition that the client has given up reading cannot be sought in: it is assigned anew."""
@@ -247,6 +270,7 @@ class Ownership:
         self.gone.update(wheres)
         for where in wheres:
             self.assigned.pop(where, None)
+            self.unread.discard(where)
         revocation = Revocation(wheres, lost=lost)
         self._post(revocation)
         return revocation
