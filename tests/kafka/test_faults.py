@@ -111,6 +111,30 @@ async def test_the_broker_stands_still(start_kafka: Callable[..., Kafka], app_na
         server.resume()
 
 
+async def test_a_broker_that_stands_still_is_told_before_the_session_ends(
+    start_kafka: Callable[..., Kafka], app_name: str
+) -> None:
+    server = start_kafka()
+    at = Harness(server.url, app_name)
+    await at.make_topic()
+    at.fill(3)
+    reader = await at.reader(options={"session.timeout.ms": "60000"})
+    reader.ack(await reader.take(3))
+    source = reader.source
+    await until(lambda: source.progress().lag_events == 0)
+    await source.flush()
+    rebalances = source.rebalances
+    server.pause()
+    await until(lambda: not source.progress().connected)
+    assert source.rebalances == rebalances
+    assert "no answer from the Kafka brokers" in source.progress().detail
+    assert source.progress().lag_events is None
+    server.resume()
+    await until(lambda: source.progress().connected)
+    assert source.progress().detail == ""
+    await at.close()
+
+
 async def test_a_session_that_expires_while_the_broker_stands_still_brings_everything_again(
     start_kafka: Callable[..., Kafka], app_name: str
 ) -> None:
@@ -128,6 +152,7 @@ async def test_a_session_that_expires_while_the_broker_stands_still_brings_every
         rebalances = group.ownership.rebalances
         server.pause()
         await until(lambda before=rebalances: group.ownership.rebalances > before)  # type: ignore[misc]
+        await until(lambda: not reader.source.progress().connected)
         server.resume()
     assert numbers(await reader.take(100)) == list(range(100))
     await at.close()

@@ -1,22 +1,25 @@
-"""Whether the partitions of a member are read from where they should be, and where their logs end. On the poll thread.
+"""Whether the partitions of a member are read from where they should be, where their logs end, and whether anybody answers. On
+the poll thread.
 
 A topic that is deleted and created again is the same to librdkafka: it goes on at the old offset, which the new log may
 have too, and says nothing. So the cluster is asked for the topic ids now and then; until it has answered, what is read of
 the new log passes for the old one: it is handled, its commits are void for they name the old id, and it is read again.
+
+The same question tells an idle topic from brokers that hang: librdkafka waits for them for up to a minute and says nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
 from headrace.errors import HeadraceError
 from headrace.kafka.admin import Admin, Where
 from headrace.kafka.crossing import Inbox, Told
-from headrace.kafka.faults import fatal_for_consumer, text_of
+from headrace.kafka.faults import fatal_for_consumer, is_answer, text_of
 from headrace.kafka.ownership import Ownership
 from headrace.kafka.start import is_another
 
@@ -31,9 +34,15 @@ _ANSWER: Final = 5.0
 
 
 class Course:
-    """That of one member. ``group``: its id."""
+    """That of one member. ``topics``: names, or one pattern. ``group``: its id."""
 
-    def __init__(self, ownership: Ownership, inbox: Inbox, *, admin: Admin, name: str, group: str) -> None:
+    def __init__(
+        self, ownership: Ownership, inbox: Inbox, *, admin: Admin, topics: Sequence[str], name: str, group: str
+    ) -> None:
+        #: Seconds in which no broker answered and none brought anything, at the last look; since when.
+        self.silent = 0.0
+        self._since = 0.0
+        self._topics = frozenset(topic for topic in topics if not topic.startswith("^"))
         #: The next offset of each partition's log, a second old at most.
         self.ends: dict[Where, int] = {}
         self._name = name
@@ -59,6 +68,10 @@ class Course:
         self._astray.add(where)
         self._set_right(consumer)
 
+    def heard(self) -> None:
+        """A broker brought something."""
+        self.silent = self._since = 0.0
+
     def _look_at_ends(self, consumer: Any) -> None:
         """Where the logs end, as the last fetches told; feeds the lag."""
         from confluent_kafka import KafkaException, TopicPartition
@@ -74,21 +87,27 @@ class Course:
     def _look_at_ids(self) -> None:
         """Ask for the topic ids, or hear the answer; nothing waits."""
         now = time.monotonic()
-        topics = {topic for topic, _ in self._ownership.assigned}
+        topics = self._topics.union(topic for topic, _ in self._ownership.assigned)
         if not self._asked:
             if topics and now >= self._due:
                 self._due = now + _EVERY
+                self._since = self._since or now
                 self._asked = self._admin.ask(topics, seconds=_ANSWER)
             return
         if not all(future.done() for future in self._asked.values()):
+            self.silent = now - self._since if self._since else 0.0
             return
         asked, self._asked = self._asked, {}
         try:
             found = self._admin.answer(asked)
         except Exception as error:  # noqa: BLE001 - an outage, or no right to ask: it is asked again
             log.debug("%s: the topic ids could not be asked for: %s", self._name, text_of(error))
-            self._ownership.ask_anew()
+            if is_answer(error):
+                self.heard()
+            else:
+                self._ownership.ask_anew()
             return
+        self.heard()
         for where, partition in self._ownership.assigned.items():
             facts = found.get(where[0])
             if facts is not None and is_another(partition.topic_id, facts.id):

@@ -14,6 +14,7 @@ from headrace.errors import ConfigurationError, ConnectionFailed, HeadraceError,
 __all__ = [
     "code_of",
     "fatal_for_consumer",
+    "is_answer",
     "is_authentication",
     "is_fatal",
     "is_missing_topic",
@@ -76,6 +77,11 @@ def refused_configuration(where: str, error: Any) -> ConfigurationError | Connec
     if is_authentication(error):
         return ConnectionFailed(f"{where}: there are no credentials: {text_of(error)}")
     return ConfigurationError(f"{where}: librdkafka refuses the configuration: {text_of(error)}")
+
+
+def is_answer(error: Any) -> bool:
+    """A broker said so; else the client did, which had no answer."""
+    return code_of(error) > 0
 
 
 def is_missing_topic(error: Any) -> bool:

@@ -123,9 +123,12 @@ class Group:
             post=self.inbox.post,
             tell=self.inbox.tell,
             joined=self._note_joined,
+            lost=self._note_lost,
             closing=lambda: self._closing,
         )
-        self.course = Course(self.ownership, self.inbox, admin=admin, name=name, group=str(config["group.id"]))
+        self.course = Course(
+            self.ownership, self.inbox, admin=admin, topics=topics, name=name, group=str(config["group.id"])
+        )
 
     # Called by the loop
 
@@ -237,15 +240,20 @@ class Group:
             if message is not None:
                 messages = [message, *consumer.consume(self.room.ask(_BATCH), 0)]
         self.polled = time.monotonic()
-        if self.polled - self._looked >= 1.0:
-            self._looked = self.polled
-            self.course.look(self.consumer)
-            self._committing.give_up_old()
-            if self._down and not messages:
-                self._look_for_brokers()
+        self._look_after(quiet=not messages)
         if messages:
             self._active = self.polled
             self._cross(messages)
+
+    def _look_after(self, *, quiet: bool) -> None:
+        """What is done once a second."""
+        if self.polled - self._looked < 1.0:
+            return
+        self._looked = self.polled
+        self.course.look(self.consumer)
+        self._committing.give_up_old()
+        if self._down and quiet:
+            self._look_for_brokers()
 
     def _answer_wait(self) -> float:
         """Seconds until the answer of a commit is looked for: soon at first, for the loop may stand still until then."""
@@ -288,8 +296,8 @@ class Group:
             self.ownership.begin_call(consumer)
             message = consumer.poll(_PAUSED_POLL)
             self.polled = time.monotonic()
-            # What fills the room may wait for this very answer.
-            self._committing.give_up_old()
+            # What fills the room may wait for a commit that is never answered.
+            self._look_after(quiet=message is None)
             if message is not None:
                 self._cross([message])
         self._set_paused(False)
@@ -305,6 +313,7 @@ class Group:
         if messages:
             self.connected = True
             self._down = False
+            self.course.heard()
             self.room.fill(len(messages), sum(map(len, messages)))
             self.inbox.post(messages)
         if self._read_out:
@@ -344,6 +353,10 @@ class Group:
         self.connected = True
         self._joined = True
         self._down = False
+
+    def _note_lost(self) -> None:
+        self.connected = False
+        self.inbox.tell("the group gave this member's partitions away, for it was not heard of in time; it joins again")
 
     def _note_end(self, message: Any) -> None:
         """Once what came before has crossed, the loop learns that this was all."""

@@ -35,7 +35,8 @@ class Ownership:
     Parameters:
         group: its id. eager: the assignor moves all partitions at each rebalance. several: lanes must tell topics apart.
         start: where a partition without a commit begins.
-        post: hands an item to the loop. tell: a sentence for people. joined: called at each assignment.
+        post: hands an item to the loop. tell: a sentence for people. joined: called at each assignment; lost: where the member
+            is in the group no more.
         closing: whether the member is about to leave.
     """
 
@@ -51,6 +52,7 @@ class Ownership:
         post: Callable[[Item], None],
         tell: Callable[[str], None],
         joined: Callable[[], None],
+        lost: Callable[[], None],
         closing: Callable[[], bool],
     ) -> None:
         self.name = name
@@ -74,6 +76,7 @@ class Ownership:
         self._post = post
         self._tell = tell
         self._joined = joined
+        self._lost = lost
         self._closing = closing
 
     @property
@@ -262,6 +265,7 @@ class Ownership:
     def on_lost(self, consumer: Any, tps: list[Any]) -> None:
         """These have gone already, perhaps to another member."""
         self.rebalances += 1
+        self._lost()
         self.leave([(tp.topic, tp.partition) for tp in tps], lost=True)
         self._unassign(consumer, tps)
 

@@ -40,6 +40,8 @@ _BUFFER_BYTES: Final = 16 * 1024 * 1024
 _BUFFER_FACTOR: Final = 8
 #: Seconds without a poll after which health says so.
 _LATE_POLL: Final = 10.0
+#: Seconds without an answer of the brokers after which the source counts as not connected.
+_SILENT: Final = 5.0
 _partition_of: Final = attrgetter("partition")
 _token_of: Final = attrgetter("token")
 #: Seconds that closing waits for the group to be left.
@@ -314,16 +316,21 @@ class KafkaSource:
                 )
         # A call that the brokers do not answer (a commit in an outage) holds the poll thread, which then hears of nothing else.
         stuck = self.poll_age > _LATE_POLL
+        silent = group.course.silent
         if stuck:
             detail = f"the Kafka client has not been polled for {self.poll_age:.0f} s"
+        elif silent > _SILENT:
+            detail = f"no answer from the Kafka brokers for {silent:.0f} s"
         if self._failure is not None:
             detail = str(self._failure)
         elif not group.connected and not detail:
             detail = "no connection to the Kafka brokers" if self._last_message else "joining the group"
+        connected = group.connected and not stuck and silent <= _SILENT and self._failure is None
         return Progress(
-            connected=group.connected and not stuck and self._failure is None,
-            lag_events=events,
-            lag_seconds=seconds,
+            connected=connected,
+            # What came meanwhile nobody tells.
+            lag_events=events if connected else None,
+            lag_seconds=seconds if connected else None,
             last_progress=self._last_message,
             reconnects=group.rebuilds,
             expired=self._expired + sum(partition.expired for partition in self._partitions.values()),
