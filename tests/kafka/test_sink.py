@@ -142,7 +142,7 @@ async def test_closing_waits_for_what_is_outstanding(at: Harness) -> None:
     await at.make_topic()
     publishing = asyncio.ensure_future(at.broker.sink(at.topic).publish([Publication(event(n)) for n in range(50)]))
     await asyncio.sleep(0)  # they are handed over in its first step
-    await at.broker.producer.close()
+    await at.broker.producer.close(10.0)
     assert all(isinstance(result, Published) for result in await publishing)
     (late,) = await at.broker.sink(at.topic).publish([Publication(event(1))])
     assert isinstance(late, PublishFailed)

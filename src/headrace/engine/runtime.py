@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Final
 
 from headrace.engine.breaker import Limits
 from headrace.engine.checkpoints import Suspects
@@ -30,6 +30,9 @@ from headrace.event import Event
 __all__ = ["Runtime"]
 
 log = logging.getLogger("headrace.engine")
+
+#: Seconds after the end of the drain's grace in which the sources are closed: Kubernetes kills five seconds after it.
+CLOSING: Final = 3.0
 
 
 class Runtime:
@@ -242,9 +245,10 @@ class Runtime:
             for subscription in runner.subscriptions:
                 subscription.let_go((delivery,))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(1.0, end - loop.time())):
+            async with asyncio.timeout(max(0.3, end - loop.time())):
                 await asyncio.gather(*(runner.outcomes.join() for runner in self.handlers))
-        closing = [sub.close() for runner in self.handlers for sub in runner.subscriptions]
+        within = max(1.0, end + CLOSING - loop.time())
+        closing = [sub.close(within) for runner in self.handlers for sub in runner.subscriptions]
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
                 log.warning("a source did not close cleanly: %s: %s", type(result).__name__, result)

@@ -354,8 +354,9 @@ class Subscription:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
 
-    async def close(self) -> None:
-        """Flush and close the source."""
+    async def close(self, within: float) -> None:
+        """Flush and close the source, in so many seconds: a broker that is away does not keep a process that is to end. What
+        was not confirmed comes again."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
         if self._flushing is not None:
@@ -363,8 +364,16 @@ class Subscription:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        end = self._loop.time() + within
         try:
-            await self.flush()
+            async with asyncio.timeout_at(end - within / 2):
+                await self.flush()
+        except TimeoutError:
+            log.warning("source %s: the last settlements were not confirmed in time", self.source.name)
         except Exception as error:  # noqa: BLE001 - a defect; the source is closed nonetheless
             self.runner.runtime.defect(error)
-        await self.source.close()
+        try:
+            async with asyncio.timeout_at(end):
+                await self.source.close()
+        except TimeoutError:
+            log.warning("source %s could not be closed in time", self.source.name)

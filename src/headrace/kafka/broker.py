@@ -40,6 +40,8 @@ __all__ = ["KafkaBroker", "create"]
 #: Partitions of a channel's topic that we create, so that replicas of an app share the work.
 CHANNEL_PARTITIONS: Final = 12
 REPLAY_PARTITIONS: Final = 4
+#: Seconds that closing waits for publishes that the brokers have not confirmed.
+_OUTSTANDING: Final = 1.0
 
 
 def create(url: str, *, app: str, settings: Mapping[str, str], ready_within: float, owned: bool = False) -> KafkaBroker:
@@ -269,5 +271,5 @@ class KafkaBroker:
         return follow(self.admin, config, channels)
 
     async def close(self) -> None:
-        """Wait for outstanding publishes, some seconds at most."""
-        await self.producer.close()
+        """Wait for outstanding publishes, for a moment: who waits for one has been waited for before."""
+        await self.producer.close(_OUTSTANDING)

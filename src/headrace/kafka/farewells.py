@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from headrace.kafka.admin import Where
 from headrace.kafka.commits import Commits
@@ -13,6 +14,9 @@ from headrace.kafka.ownership import GRACE
 from headrace.kafka.partition import Partition
 
 __all__ = ["Farewells"]
+
+#: Seconds that a member which leaves waits for what is still open: the engine has ended before what it could end.
+_LAST_GRACE: Final = 0.3
 
 
 class Farewells:
@@ -42,7 +46,7 @@ class Farewells:
         refuses commits for a while, and one that leaves has no time to try again."""
         _void_unbegun(partitions.values(), "its partition is given back")
         loop = asyncio.get_running_loop()
-        end = loop.time() + GRACE
+        end = loop.time() + _LAST_GRACE
         while any(partition.open for partition in partitions.values()) and loop.time() < end:
             self._quiet = loop.create_future()
             await asyncio.wait([self._quiet], timeout=end - loop.time())

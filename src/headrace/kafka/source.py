@@ -141,16 +141,26 @@ class KafkaSource:
         self._wake_fetch()
         if self._watch is not None:
             self._watch.close()
+        try:
+            await self._leave()
+        finally:
+            await self._finish()
+
+    async def _leave(self) -> None:
         await self._commits.close()
-        if self._group is not None:
+        group = self._group
+        if group is None:
+            return
+        try:
             await self._farewells.settle_all(self._partitions)
-            self._group.request_close()
-            if not await asyncio.to_thread(self._group.join, _LEAVING):
-                log.warning(
-                    "%s: the group %s was not left in time; its members notice by themselves", self.name, self.group_id
-                )
-            self._drain()
-        await self._finish()
+        finally:
+            # Also where nobody waits any more: a member that does not leave would be given partitions.
+            group.request_close()
+        if not await asyncio.to_thread(group.join, _LEAVING):
+            log.warning(
+                "%s: the group %s was not left in time; its members notice by themselves", self.name, self.group_id
+            )
+        self._drain()
 
     # What the poll thread sends
 
