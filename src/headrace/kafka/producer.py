@@ -238,14 +238,9 @@ class Producer:
             self._pause = _SOON if served else min(self._pause * 1.3, _LATEST)
             self._polling = asyncio.get_running_loop().call_later(self._pause, self._poll)
 
-<<<<<<< HEAD
-    async def close(self, seconds: float = 10.0) -> None:
+    async def close(self, seconds: float) -> None:
         """Wait for what the client has taken, at most ``seconds``; the rest is given up, and its publishers are told, like
         those who wait for room or for their turn."""
-=======
-    async def close(self, seconds: float) -> None:
-        """Wait for what is outstanding, at most ``seconds``; the rest is given up, and its publishers are told."""
->>>>>>> 1e20535 (An app that cannot confirm ends in time: closing its sources has a limit)
         self._closed = True
         room, self._room = self._room, None
         if room is not None and not room.done():
