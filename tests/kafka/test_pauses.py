@@ -40,26 +40,6 @@ async def test_a_partition_that_was_paused_is_read_when_it_comes_back(at: Harnes
     await take_until_read(first, moved)
 
 
-async def test_a_pause_that_was_asked_for_a_partition_is_none_of_the_one_in_its_place(at: Harness) -> None:
-    await at.make_topic()
-    reader = await at.reader()
-    await until(lambda: owned(reader) == {0})
-    source, group = reader.source, reader.source._group
-    assert group is not None
-    (old,) = source._partitions.values()
-
-    def replace(consumer: object) -> None:
-        # Lost and assigned again before the loop hears of it.
-        tps = consumer.assignment()  # type: ignore[attr-defined]
-        group.ownership.on_lost(consumer, tps)
-        group.ownership.on_assign(consumer, tps)
-        source._commits.pause(old, True)
-
-    await asyncio.wrap_future(group.call(replace))
-    at.fill(3)
-    assert numbers(await reader.take(3)) == [0, 1, 2]
-
-
 async def test_a_place_that_is_found_anew_is_read_although_it_was_paused(at: Harness) -> None:
     await at.make_topic()
     at.fill(3)
