@@ -195,7 +195,8 @@ class App(Router):
         Raises `PublishFailed` where the broker or sink does not confirm it: it is tried once here, and ``transient`` and
         ``retry_after`` (seconds, or ``None``) of the error say whether and when to call again; in a handler that lets the
         error through, its retry waits that long. What ``publishes=`` sends is repeated by itself.
-        Raises `InvalidEvent` for data that cannot be encoded.
+        Raises `InvalidEvent` for data that cannot be encoded, `TypeError` for a ``key`` that is no text, `ValueError` for an
+        empty one.
         """
         global _publish
         if _publish is None:

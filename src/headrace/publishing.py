@@ -35,7 +35,15 @@ def publish(
     given: dict[str, Any],
 ) -> Awaitable[Published | Exception]:
     """See `App.publish`; ``given`` holds the attributes that the caller spelled. What is awaited is the confirmation, or why
-    there is none."""
+    there is none.
+
+    Raises:
+        TypeError: ``key`` is no text. ValueError: it is empty, which the `partitionkey` extension may not be.
+    """
+    if key is not None and not (isinstance(key, str) and key):
+        if key == "":
+            raise ValueError('publish(key=""): a key is not empty; leave it out for an event without one')
+        raise TypeError(f"publish(key={key!r}): a key is text, this is {key.__class__.__name__}")
     type = type or (destination if isinstance(destination, str) else destination.name)
     parent = current.get(None)
     if parent is None or parent._runner is None:
