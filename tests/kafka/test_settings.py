@@ -139,3 +139,13 @@ def test_tokens_that_nothing_would_get_are_refused() -> None:
 def test_what_is_neither_a_topic_nor_a_pattern_is_refused(name: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         Topic(name)
+
+
+def test_workers_of_one_supervisor_are_static_members_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = parse("kafka://one", {"kafka_group_instance_id": "replica-1"})
+    found = []
+    for slot in ("0", "1", "2"):
+        monkeypatch.setenv("HEADRACE_SLOT", slot)
+        found.append(consumer_options(connection, {}, group="g")["group.instance.id"])
+    assert found == ["replica-1", "replica-1.worker-1", "replica-1.worker-2"]
+    assert "group.instance.id" not in consumer_options(parse("kafka://one", {}), {}, group="g")

@@ -8,6 +8,7 @@ which would log about them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -262,6 +263,10 @@ def consumer_options(connection: Connection, extra: Mapping[str, str], *, group:
         # A member that was killed is missed after this, not after 45 seconds: its partitions stand still meanwhile.
         config["session.timeout.ms"] = "15000"
     config.update((name, value) for name, value in given.items() if name not in _OURS)
+    # Workers of one supervisor are a member each, and keep theirs when they are started again.
+    slot = os.environ.get("HEADRACE_SLOT", "0")
+    if "group.instance.id" in config and slot != "0":
+        config["group.instance.id"] += f".worker-{slot}"
     return config
 
 
