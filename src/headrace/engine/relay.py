@@ -25,8 +25,10 @@ __all__ = ["Relay"]
 
 log = logging.getLogger("headrace.engine")
 
-#: Rows that are read, published and deleted together.
+#: Rows that are read, published and deleted together. Where so many wait for a destination that is away, pages grow up to the
+#: second number, so that what is behind them finds its way.
 PAGE: Final = 2_000
+WIDEST_PAGE: Final = 64_000
 #: Seconds between looks at the outbox where nothing wakes the relay, and between attempts to become the relay.
 IDLE: Final = 2.0
 #: Seconds between attempts in an outage, doubled each time up to the second.
@@ -73,14 +75,17 @@ class Relay:
 
     async def _run(self) -> None:
         delay, most = BACKOFF
+        size = PAGE
         while True:
+            done = False
             try:
                 mine = await self._outbox.acquire()
-                rows = await self._outbox.pending(PAGE) if mine else ()
-                if rows:
-                    await self._page([(number, _decode(data)) for number, data in rows])
+                rows = await self._outbox.pending(size) if mine else ()
+                done = not rows or await self._page([(number, _decode(data)) for number, data in rows])
+                size = PAGE if done else min(2 * size, WIDEST_PAGE) if len(rows) == size else size
             except StoreUnavailable as error:
                 self._waits(str(error))
+            if not done:
                 if self._stopping:
                     return
                 await asyncio.sleep(delay)
@@ -92,20 +97,21 @@ class Relay:
                     return
                 await self._outbox.wait(IDLE)
 
-    async def _page(self, rows: Sequence[Row]) -> None:
+    async def _page(self, rows: Sequence[Row]) -> bool:
+        """Publish and remove of these what can be; ``False`` where something has to be tried again. The rest does not wait for
+        it, nor do rows that are written meanwhile."""
         lanes: dict[tuple[str, str], deque[Row]] = {}
         for row in rows:
             number, outgoing = row
             # What has no order is a lane by itself.
             lanes.setdefault((outgoing.destination, outgoing.lane or f"row {number}"), deque()).append(row)
         confirmed: list[int] = []
-        delay, most = BACKOFF
+        waiting = False
         try:
             while lanes:
                 by_destination: dict[str, list[tuple[str, str]]] = {}
                 for lane in lanes:
                     by_destination.setdefault(lane[0], []).append(lane)
-                moved = False
                 for destination, heads in by_destination.items():
                     results = await self._send(destination, [lanes[lane][0] for lane in heads])
                     for lane, result in zip(heads, results, strict=True):
@@ -115,26 +121,23 @@ class Relay:
                         elif isinstance(result, PublishFailed) and not result.transient:
                             await self._refused(number, destination, result)
                         else:
+                            # What is behind it in its lane must not pass it.
                             self._waits(f"the outbox waits for {destination}: {result}")
+                            waiting = True
+                            del lanes[lane]
                             continue
-                        moved = True
                         lanes[lane].popleft()
                         if not lanes[lane]:
                             del lanes[lane]
-                if moved:
-                    delay = BACKOFF[0]
-                    self.trouble = ""
-                elif self._stopping:
-                    return
-                else:
-                    await asyncio.sleep(delay)
-                    delay = min(2 * delay, most)
         finally:
             if confirmed:
                 self.relayed += len(confirmed)
                 if self._relayed is not None:
                     self._relayed(len(confirmed))
                 await self._outbox.remove(confirmed)
+        if not waiting:
+            self.trouble = ""
+        return not waiting
 
     async def _send(self, destination: str, rows: Sequence[Row]) -> Sequence[Published | Exception]:
         publications = [
