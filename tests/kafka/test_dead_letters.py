@@ -193,6 +193,16 @@ async def test_a_replay_reaches_its_handler_in_its_lane_with_its_number(at: Harn
     assert reader.source.default_key(delivery) == "3/alice"
 
 
+async def test_a_replay_may_be_larger_than_a_topic_takes_by_default(at: Harness) -> None:
+    reader = await replays(at)
+    event = Event("order.created", "/shop", "x" * 3_000_000, id="1")
+    headers, body = binary(event)
+    await at.broker.replay(letter(at, 1, headers=headers, body=body))
+    (delivery,) = await reader.take(1)
+    assert delivery.event is not None
+    assert delivery.event.data == event.data
+
+
 async def test_replays_of_another_handler_are_not_mine(at: Harness) -> None:
     reader = await replays(at, "ship")
     await at.broker.replay(letter(at, 1))

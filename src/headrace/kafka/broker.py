@@ -190,6 +190,11 @@ class KafkaBroker:
         replicas = self.connection.number(REPLICATION, -1)
         return Shape(default_partitions=partitions, default_replicas=replicas, default_config=config)
 
+    def _replay_shape(self) -> Shape:
+        """Whatever size a topic took, its replay takes: as much as the producer sends."""
+        largest = producer_options(self.connection)["message.max.bytes"]
+        return self._own_shape({"max.message.bytes": largest}, REPLAY_PARTITIONS)
+
     def _reader_options(self) -> dict[str, Any]:
         return consumer_options(self.connection, {}, group="headrace-reader") | {"auto.offset.reset": "earliest"}
 
@@ -217,7 +222,7 @@ class KafkaBroker:
             binding,
             group=f"{binding.durable}__replay",
             start="earliest",
-            shape=self._own_shape({}, REPLAY_PARTITIONS),
+            shape=self._replay_shape(),
             # It is nearly always empty: ask seldom.
             options={"fetch.wait.max.ms": "5000"},
             kind=ReplaySource,
@@ -233,7 +238,7 @@ class KafkaBroker:
 
         record = replay_record(letter)
         topic = replay_topic(letter.app, letter.handler)
-        await self._prepare(topic, self._own_shape({}, REPLAY_PARTITIONS))()
+        await self._prepare(topic, self._replay_shape())()
         (answer,) = await self.producer.publish(topic, [record])
         if isinstance(answer, PublishFailed) and answer.transient:
             raise StoreUnavailable(f"the replay of {letter.id} is not confirmed: {answer}") from answer
