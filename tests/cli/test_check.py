@@ -84,6 +84,15 @@ def test_check_shows_the_settings_of_the_transport_and_where_they_came_from(tmp_
     assert "s3cret" not in done.out
 
 
+def test_check_shows_the_settings_of_the_broker_that_are_not_set(tmp_path: Path) -> None:
+    (tmp_path / "orders_app.py").write_text(APP.format(key=""))
+    variables = {"HEADRACE_BROKER": "kafka://127.0.0.1:9092", "HEADRACE_KAFKA_REPLICATION": "3"}
+    done = Command(tmp_path, **variables)("check", "orders_app.py", "--json")
+    shown = {line["setting"]: (line["value"], line["origin"]) for line in done.objects if "setting" in line}
+    assert shown["kafka_partitions"] == ("12", "default")
+    assert shown["kafka_replication"] == ("3", "environment")
+
+
 def test_check_of_a_broker_that_is_not_there_ends_with_4(tmp_path: Path) -> None:
     (tmp_path / "shop_app.py").write_text(
         "from headrace import App\napp = App('shop')\n@app.on('a.b')\nasync def bill(order: dict) -> None: ...\n"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from headrace.app import App
     from headrace.compilation import Compiled
     from headrace.settings import Settings
@@ -31,10 +33,10 @@ def command(app: str, connect: bool, as_json: bool) -> int:
     loaded = load(app)
     settings = loaded.settings()
     compiled = loaded.compile(settings)
-    asyncio.run(_made(loaded, compiled, settings))
+    defaults = asyncio.run(_made(loaded, compiled, settings))
     lines = [
         *_handlers(compiled, settings),
-        *_settings(settings),
+        *_settings(settings, defaults),
         *_remarks(compiled, settings),
         *_rights(compiled, connect),
     ]
@@ -49,8 +51,9 @@ def command(app: str, connect: bool, as_json: bool) -> int:
     return code
 
 
-async def _made(app: App, compiled: list[Compiled], settings: Settings) -> None:
-    """Make broker, stores and sources as ``run`` does, and connect none: what they refuse is refused here."""
+async def _made(app: App, compiled: list[Compiled], settings: Settings) -> Mapping[str, str]:
+    """Make broker, stores and sources as ``run`` does, and connect none: what they refuse is refused here. The broker's own
+    settings and what each is where it is not set."""
     from headrace.http.server import split_address
     from headrace.stores import open_store
     from headrace.worker import Worker, create_broker
@@ -66,6 +69,7 @@ async def _made(app: App, compiled: list[Compiled], settings: Settings) -> None:
             worker.source(one, worker.binding(one, names))
     for what, port in (("admin", 9464), ("http", 8080)):
         split_address(settings[what], default_port=port, what=what)
+    return getattr(worker.broker, "own_defaults", {})
 
 
 def _handlers(compiled: list[Compiled], settings: Settings) -> list[dict[str, Any]]:
@@ -81,7 +85,7 @@ def _handlers(compiled: list[Compiled], settings: Settings) -> list[dict[str, An
     return lines
 
 
-def _settings(settings: Settings) -> list[dict[str, Any]]:
+def _settings(settings: Settings, defaults: Mapping[str, str]) -> list[dict[str, Any]]:
     from headrace.settings import hide_secrets
 
     lines = []
@@ -92,9 +96,9 @@ def _settings(settings: Settings) -> list[dict[str, Any]]:
         lines.append(
             {"setting": name, "value": shown, "origin": origin, "text": f"  {variable:<25} {text:<40} {origin}"}
         )
-    for name, value in sorted(settings.transport.items()):
+    for name, value in sorted({**defaults, **settings.transport}.items()):
         shown = "***" if _SECRET.search(name) else hide_secrets(value) if "://" in value else value
-        origin = settings.origins.get(name, "argument")
+        origin = settings.origins.get(name, "argument" if name in settings.transport else "default")
         variable = f"HEADRACE_{name.upper()}"
         lines.append(
             {"setting": name, "value": shown, "origin": origin, "text": f"  {variable:<25} {shown:<40} {origin}"}

@@ -60,6 +60,8 @@ class KafkaBroker:
     """See `headrace.engine.broker.Broker` for the contract."""
 
     name = "kafka"
+    #: Settings of ours, not librdkafka's, and what each is where it is not set; shown by `headrace check`.
+    own_defaults: Final = {"kafka_partitions": str(CHANNEL_PARTITIONS), "kafka_replication": "the broker's default"}
 
     def __init__(self, connection: Connection, *, app: str, ready_within: float, owned: bool = False) -> None:
         self.url = connection.url
