@@ -74,11 +74,16 @@ class Claims:
         return False
 
     def take_waiting(self) -> list[Delivery]:
-        """For the drain: the heads that wait for another's claim."""
+        """For the drain: the heads that wait for another's claim. One that is being asked for is given back with its answer,
+        and what is behind it in its lane now."""
         for timer in self._waiting.values():
             timer.cancel()
         taken = list(self._waiting)
         self._waiting.clear()
+        for delivery in self._asking:
+            behind, delivery._next = delivery._next, None
+            if behind is not None:
+                taken.append(behind)
         return taken
 
     def void_waiting(self, delivery: Delivery) -> bool:
@@ -114,7 +119,7 @@ class Claims:
                     self._abandon(delivery)
                 continue
             if self._runner.stopping:
-                self._waiting[delivery] = self._loop.call_later(LOOK_AGAIN, self.stage.add, delivery)
+                self._runner.runtime.hand_back(delivery)
                 continue
             self.take(delivery, claim)
             if delivery._claim in (None, "suspect") or (claim.state == "ours" and self._take_over(delivery)):

@@ -275,17 +275,20 @@ class Outcomes:
     async def join(self) -> None:
         """Wait until every stage is empty."""
         stages: list[Stage[Any]] = [
-            self.publications, self.failures.retries, self.failures.letters,
+            self.claims.stage, self.failures.retries, self.failures.letters,
             self.corrections, self.releases, self.settle, self.refusals.stage,
         ]  # fmt: skip
         if self.runner.suspicion is not None:
             stages = [self.runner.suspicion.starts, *stages, self.runner.suspicion.ends]
         for _ in range(3):
+            await self.publications.join()
+            await self.outputs.unconfirmed.join()
             for stage in stages:
                 await stage.join()
 
     async def close(self) -> None:
         """End the stages."""
+        await self.outputs.unconfirmed.close()
         stages: list[Stage[Any]] = [
             self.publications, self.failures.retries, self.failures.letters,
             self.corrections, self.releases, self.settle, self.claims.stage,

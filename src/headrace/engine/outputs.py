@@ -6,7 +6,6 @@ handler, position, replay number).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 import logging
@@ -17,6 +16,7 @@ from headrace.cloudevents.extensions import HOP_COUNT, derived_from, hop_count
 from headrace.engine.failpoints import passing
 from headrace.engine.letters import replay_number
 from headrace.engine.sink import Publication, Published
+from headrace.engine.unconfirmed import Attempt, Unconfirmed
 from headrace.errors import HeadraceError, InvalidEvent, PublishFailed, Reject, words
 from headrace.event import Event
 
@@ -109,13 +109,14 @@ def _further(event: Event, hops: int) -> int:
 
 
 class Outputs:
-    """The output side of one handler."""
+    """The output side of one handler. ``unconfirmed``: what its sink has not taken yet."""
 
-    __slots__ = ("_outcomes", "_published")
+    __slots__ = ("_outcomes", "_published", "unconfirmed")
 
     def __init__(self, outcomes: Outcomes) -> None:
         self._outcomes = outcomes
         self._published = passing("published")
+        self.unconfirmed = Unconfirmed(outcomes, self._again, self._confirmed)
 
     def answer(self, delivery: Delivery, result: Any) -> Event:
         """The returned value as the event that answers the sender."""
@@ -131,13 +132,11 @@ class Outputs:
         )
 
     async def process(self, batch: list[tuple[Delivery, Any]]) -> None:
-        """Publish the outputs of a batch; each delivery goes on when all of its own are confirmed."""
+        """Publish the outputs of a batch; each delivery goes on when all of its own are confirmed, and none waits for another's."""
         outcomes = self._outcomes
-        handler = outcomes.handler
         owners: list[Delivery] = []
         publications: list[Publication] = []
         ready: list[Delivery] = []
-        failed: set[Delivery] = set()
         for delivery, result in batch:
             if delivery.voided is not None:
                 outcomes.voided(delivery)
@@ -151,55 +150,41 @@ class Outputs:
             ready.append(delivery)
             owners.extend([delivery] * len(made))
             publications.extend(made)
-        delay = 0.1
-        patience = outcomes.patience_ends()
-        while True:
-            again: list[tuple[Delivery, Publication]] = []
-            asked = 0.0
-            results: Sequence[Published | Exception] = ()
-            if publications:
-                origins = [owner._span for owner in owners]
-                results = await outcomes.runner.runtime.publish(handler.publishes, publications, origins)
-            for owner, publication, published in zip(owners, publications, results, strict=True):
-                if isinstance(published, Published):
-                    continue
-                if isinstance(published, PublishFailed) and published.transient:
-                    again.append((owner, publication))
-                    asked = max(asked, published.retry_after or 0.0)
-                    if not outcomes.sink_trouble:
-                        log.warning("handler %s waits for its sink: %s", handler.name, published)
-                    outcomes.sink_trouble = f"handler {handler.name!r} waits for its sink: {published}"
-                elif owner not in failed:
-                    failed.add(owner)
-                    outcomes.failures.failed(owner, Reject(f"output refused: {published}"))
-            # What is confirmed does not wait for what is not.
-            waiting = {owner for owner, _ in again if owner not in failed and owner.voided is None}
-            self._confirmed([delivery for delivery in ready if delivery not in failed and delivery not in waiting])
-            if not waiting:
-                if delay > 0.1:
-                    outcomes.sink_trouble = ""
-                return
-            if asyncio.get_running_loop().time() + asked >= patience:
-                outcomes.answer_senders(waiting, outcomes.sink_trouble, asked or 1.0)
-            # Retry-After wins over our own delay.
-            await self._pause(asked or delay, waiting)
-            delay = min(2 * delay, 2.0)
-            ready = [delivery for delivery in ready if delivery in waiting]
-            again = [(owner, one) for owner, one in again if owner in waiting]
-            owners, publications = [owner for owner, _ in again], [one for _, one in again]
+        await self._attempt(list(zip(owners, publications, strict=True)), ready)
 
-    async def _pause(self, seconds: float, waiting: set[Delivery]) -> None:
-        """Sleep until the sink is to be asked again. What its source loses meanwhile is its new owner's to publish: it leaves
-        ``waiting``, and its claim goes back now."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while True:
-            if lost := [delivery for delivery in waiting if delivery.voided is not None]:
-                self._confirmed(lost)
-                waiting.difference_update(lost)
-            if not waiting or (left := end - loop.time()) <= 0:
-                return
-            await asyncio.sleep(min(left, 1.0))
+    async def _again(self, attempt: Attempt) -> None:
+        await self._attempt(attempt, list(dict.fromkeys(owner for owner, _ in attempt)))
+
+    async def _attempt(self, attempt: Attempt, ready: list[Delivery]) -> None:
+        """Publish once. Of ``ready``, the deliveries whose outputs these are, those go on of which nothing is left; what the sink
+        did not take now is asked about again."""
+        outcomes = self._outcomes
+        handler = outcomes.handler
+        results: Sequence[Published | Exception] = ()
+        if attempt:
+            origins = [owner._span for owner, _ in attempt]
+            publications = [publication for _, publication in attempt]
+            results = await outcomes.runner.runtime.publish(handler.publishes, publications, origins)
+        failed: set[Delivery] = set()
+        again: dict[Delivery, list[Publication]] = {}
+        asked: dict[Delivery, float] = {}
+        for (owner, publication), published in zip(attempt, results, strict=True):
+            if isinstance(published, Published):
+                continue
+            if isinstance(published, PublishFailed) and published.transient:
+                again.setdefault(owner, []).append(publication)
+                asked[owner] = max(asked.get(owner, 0.0), published.retry_after or 0.0)
+                if not outcomes.sink_trouble:
+                    log.warning("handler %s waits for its sink: %s", handler.name, published)
+                outcomes.sink_trouble = f"handler {handler.name!r} waits for its sink: {published}"
+            elif owner not in failed:
+                failed.add(owner)
+                outcomes.failures.failed(owner, Reject(f"output refused: {published}"))
+        # What is confirmed does not wait for what is not.
+        self._confirmed([one for one in ready if one not in failed and (one not in again or one.voided is not None)])
+        for owner, left in again.items():
+            if owner not in failed and owner.voided is None:
+                self.unconfirmed.add(owner, left, asked[owner])
 
     def _confirmed(self, deliveries: list[Delivery]) -> None:
         """All outputs of these are out, or they were lost."""
