@@ -208,12 +208,14 @@ class Ownership:
             self._tell_missing(topic)
             return False
         low = self._admin.offsets([where], EARLIEST)[where]
-        if old is not None and facts.id == old.topic_id and low >= self._position(consumer, where):
-            missed = low - self._position(consumer, where)
-            self._tell(
-                f"partition {number} of topic {topic} begins at {low} now: up to {missed} events were removed by "
-                "retention before they were read"
-            )
+        if old is not None and facts.id == old.topic_id and low >= (position := self._position(consumer, where)):
+            missed = low - position
+            if missed:
+                # None where it was set right meanwhile, and this is said of where it was read from before.
+                self._tell(
+                    f"partition {number} of topic {topic} begins at {low} now: up to {missed} events were removed by "
+                    "retention before they were read"
+                )
             old.expired += missed
             self._read_from(consumer, topic, number, low)
             return True
