@@ -21,6 +21,7 @@ from headrace.kafka.admin import Admin, Where
 from headrace.kafka.crossing import Inbox, Told
 from headrace.kafka.faults import fatal_for_consumer, is_answer, text_of
 from headrace.kafka.ownership import Ownership
+from headrace.kafka.partition import Partition
 from headrace.kafka.start import is_another
 
 __all__ = ["Course"]
@@ -54,6 +55,8 @@ class Course:
         self._astray: set[Where] = set()
         #: The question for the topic ids that is under way; when the next one is due; topics that were not there.
         self._asked: Mapping[str, Future[Any]] = {}
+        #: Whom it is about: what was assigned or set right since then may know better than the answer.
+        self._about: dict[Where, Partition] = {}
         self._due = 0.0
         self._missing: set[str] = set()
 
@@ -92,6 +95,7 @@ class Course:
             if topics and now >= self._due:
                 self._due = now + _EVERY
                 self._since = self._since or now
+                self._about = dict(self._ownership.assigned)
                 self._asked = self._admin.ask(topics, seconds=_ANSWER)
             return
         if not all(future.done() for future in self._asked.values()):
@@ -110,7 +114,8 @@ class Course:
         self.heard()
         for where, partition in self._ownership.assigned.items():
             facts = found.get(where[0])
-            if facts is not None and is_another(partition.topic_id, facts.id):
+            known = self._about.get(where) is partition
+            if known and facts is not None and is_another(partition.topic_id, facts.id):
                 self._astray.add(where)
         missing = {topic for topic, facts in found.items() if facts is None and topic in topics}
         for topic in missing:
