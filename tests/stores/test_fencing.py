@@ -12,7 +12,7 @@ from headrace import App, Event
 from tests.stores.test_crashes import started
 from tests.stores.test_postgres import a_database
 
-CUSTOMERS, EACH, STOPS = 10, 30, 2
+CUSTOMERS, EACH, STOPS = 10, 120, 2
 
 
 @pytest.mark.timeout(300)
