@@ -11,7 +11,7 @@ from headrace.engine import relay as module
 from headrace.engine.relay import Relay
 from headrace.engine.sink import Publication, Published
 from headrace.engine.transactions import Outgoing
-from headrace.errors import PublishFailed
+from headrace.errors import PublishFailed, StoreUnavailable
 
 
 class Table:
@@ -20,6 +20,7 @@ class Table:
     def __init__(self) -> None:
         self.rows: dict[int, bytes] = {}
         self._last = 0
+        self.away = False
         self._news = asyncio.Event()
 
     def write(self, destination: str, id: str, lane: str | None = None) -> None:
@@ -33,6 +34,8 @@ class Table:
 
     async def pending(self, limit: int) -> Sequence[tuple[int, bytes]]:
         self._news.clear()
+        if self.away:
+            raise StoreUnavailable("the store is away")
         return list(self.rows.items())[:limit]
 
     async def remove(self, numbers: Sequence[int]) -> None:
@@ -90,3 +93,18 @@ async def test_what_waits_for_a_destination_that_is_away_keeps_no_other_row(monk
     for key in range(3):
         mine = [f"a{number}" for number in range(20) if number % 3 == key]
         assert [id for id in sent if id in mine] == mine
+
+
+async def test_a_store_that_answers_again_is_no_trouble_where_nothing_is_to_be_sent() -> None:
+    table = Table()
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError("nothing is to be sent")
+
+    relay = Relay(table, nothing, nothing)
+    table.away = True
+    relay.start(lambda error: None)
+    await eventually(lambda: relay.trouble)
+    table.away = False
+    await eventually(lambda: not relay.trouble)
+    await relay.stop(1.0)

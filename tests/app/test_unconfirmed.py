@@ -44,3 +44,33 @@ async def test_outputs_that_are_refused_for_now_do_not_keep_the_others() -> None
         await t.settled()
         assert sorted(out) == list(range(50))
         assert not runner.health_detail()
+
+
+async def test_a_defect_while_a_sink_is_asked_again_ends_the_app_and_not_its_drain() -> None:
+    app = App("shop")
+
+    @app.on("order.created", publishes="invoice.created")
+    async def bill(order: dict) -> dict:
+        return order
+
+    async with app.testing() as t:
+        asked = 0
+
+        def taken(channel: str, event: Event) -> Any:
+            nonlocal asked
+            if channel != "invoice.created":
+                return None
+            asked += 1
+            if asked > 1:
+                raise ValueError("a defect")
+            return PublishFailed("409: conflict", transient=True)
+
+        t._broker.on_publish = taken
+        await t._broker.sink("order.created").publish([Publication(Event("order.created", "/tests", {}, id="1"))])
+        await asyncio.sleep(1)
+        assert t._worker is not None
+        assert t._worker.runtime is not None
+        assert isinstance(t._worker.runtime.failure, ValueError)
+        async with asyncio.timeout(60):
+            await t._worker.runtime.handlers[0].outcomes.join()
+    assert t.exit_code == 1

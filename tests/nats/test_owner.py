@@ -288,6 +288,19 @@ async def test_a_defect_while_a_consumer_is_restored_fails_the_source(
     await source.close()
 
 
+async def test_a_source_that_failed_for_good_stays_so_when_its_consumer_is_restored(
+    server: NatsServer, connect: Connect, app: str
+) -> None:
+    source = await keyed(connect, server, app)
+    source._recovered(KeyError("config"))
+    source._recover("scripted")
+    while source._recovery.running:
+        await asyncio.sleep(0.01)
+    with pytest.raises(KeyError, match="config"):
+        await take(source, 1)
+    await source.close()
+
+
 async def test_a_crash_between_deleting_and_recreating_begins_at_the_stored_floor(
     server: NatsServer, connect: Connect, app: str
 ) -> None:

@@ -92,6 +92,7 @@ class Relay:
                 delay = min(2 * delay, most)
                 continue
             delay = BACKOFF[0]
+            self.trouble = ""
             if not rows:
                 if self._stopping:
                     return
@@ -135,8 +136,6 @@ class Relay:
                 if self._relayed is not None:
                     self._relayed(len(confirmed))
                 await self._outbox.remove(confirmed)
-        if not waiting:
-            self.trouble = ""
         return not waiting
 
     async def _send(self, destination: str, rows: Sequence[Row]) -> Sequence[Published | Exception]:

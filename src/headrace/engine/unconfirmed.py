@@ -107,7 +107,7 @@ class Unconfirmed:
 
     async def join(self) -> None:
         """Wait until there are none."""
-        while self._task is not None:
+        while self._task is not None and not self._task.done():
             await asyncio.wait((self._task,))
 
     async def close(self) -> None:

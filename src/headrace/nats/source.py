@@ -378,7 +378,8 @@ class JetStreamSource:
         self._recovery.begin(why)
 
     def _recovered(self, error: BaseException | None) -> None:
-        self._failure = error
+        # What has failed for good stays so, whatever else is in order again.
+        self._failure = self._failure or error
         self._wake()
 
     async def _restored(self) -> None:
